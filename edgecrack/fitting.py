@@ -1,0 +1,66 @@
+"""Fitting frames of any size to the size a net takes, and its answers back, without losing thin cracks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.spec import FrameSpec
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a frame of `height` x `width` lies in the net's `frame`: its top left `inner_height` x `inner_width`."""
+
+    frame: FrameSpec
+    height: int
+    width: int
+    inner_height: int
+    inner_width: int
+
+    @classmethod
+    def of(cls, height: int, width: int, frame: FrameSpec) -> Fit:
+        """The largest fit that keeps the aspect."""
+        scale = min(frame.height / height, frame.width / width)
+        inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return cls(frame, height, width, min(inner[0], frame.height), min(inner[1], frame.width))
+
+    @property
+    def is_exact(self) -> bool:
+        """True when the frame has the net's own size, so that nothing is copied."""
+        return (self.height, self.width) == (self.frame.height, self.frame.width)
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (height, width, 3) -> uint8 (frame.height, frame.width, 3), padded right and bottom by reflection."""
+        if self.is_exact:
+            return image
+        inner = resize(image, self.inner_height, self.inner_width)
+        bottom, right = self.frame.height - self.inner_height, self.frame.width - self.inner_width
+        if not (bottom or right):
+            return inner
+        return np.asarray(cv2.copyMakeBorder(inner, 0, bottom, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
+
+    def undo(self, probability: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (frame.height, frame.width) -> uint8 (height, width): cropped and scaled back linearly."""
+        inner = probability[: self.inner_height, : self.inner_width]
+        if inner.shape == (self.height, self.width):
+            return np.ascontiguousarray(inner)
+        return np.asarray(cv2.resize(inner, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Scale uint8 (H, W[, C]): exact halving as long as it goes, then linear.
+
+    Plain linear skips pixels and loses a third of 2-pixel lines from 1080p; plain area costs nine times as much.
+    """
+    while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
+        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+        image = np.asarray(
+            cv2.resize(even, (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA), np.uint8
+        )
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,0 +1,65 @@
+"""Reading and finding images: one reader for training, calibration, evaluation and the runtime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import FrameError, SourceError
+from edgecrack.files import write_atomic
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The image at `path` as uint8 (H, W, 3) BGR.
+
+    A grey image gets three equal channels, alpha is dropped, the camera's rotation tag is applied.
+    Raises SourceError when the file is missing, truncated or no image, FrameError when it has more than 8 bits a channel.
+    """
+    image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype != np.uint8:
+        raise FrameError(f"{path} has {image.dtype} pixels, wanted 8 bits a channel; scale it to 0..255 first")
+    return image.astype(np.uint8, copy=False)
+
+
+def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """The mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError."""
+    return np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE) > 127)
+
+
+def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W) or (H, W, 3) BGR in the format of the suffix, whole or not at all; SourceError otherwise."""
+    try:
+        done, data = cv2.imencode(Path(path).suffix or ".png", image)
+    except cv2.error as error:
+        raise SourceError(f"cannot write {path}: OpenCV knows no image format {Path(path).suffix!r}") from error
+    if not done:
+        raise SourceError(f"cannot write {path}: OpenCV could not encode it")
+    write_atomic(path, data.tobytes())
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The images directly in `folder`, by name. Raises SourceError when there is no folder or no image in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SourceError(f"no folder {folder}")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise SourceError(f"no image in {folder}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    image = cv2.imdecode(data, flags) if data.size else None
+    if image is None:
+        raise SourceError(f"{path} is not an image, or is truncated ({data.size} bytes)")
+    return image

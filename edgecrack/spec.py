@@ -1,0 +1,147 @@
+"""What a frame and a model must be: the contract that every artefact carries as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecrack.errors import FrameError, SpecError
+
+METADATA_KEY = "edgecrack"  # of the JSON inside safetensors and ONNX metadata
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+TARGETS = ("tensorrt", "cpu")
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """The size a net takes, in pixels."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(side, int) and side > 0 for side in (self.height, self.width)):
+            raise SpecError(f"a size is two positive whole numbers, got {self.width}x{self.height}")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> FrameSpec:
+        """`512x640` (WIDTHxHEIGHT, as cameras say it) as a FrameSpec; SpecError for anything else."""
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+        if not match:
+            raise SpecError(f"a size is WIDTHxHEIGHT, for example 1024x640; got {text!r}")
+        return cls(height=int(match[2]), width=int(match[1]))
+
+    def check(self, image: Any) -> None:
+        """Raise FrameError unless `image` is uint8 (height, width, 3), the channels in the order B, G, R."""
+        check_frame(image)
+        if tuple(image.shape[:2]) != (self.height, self.width):
+            raise FrameError(f"wanted a frame of {self}, got {image.shape[1]}x{image.shape[0]}")
+
+    def check_stride(self, stride: int) -> None:
+        """Raise SpecError, naming the nearest size that works, unless both sides are multiples of `stride`."""
+        if self.height % stride or self.width % stride:
+            near = FrameSpec(*(max(stride, round(side / stride) * stride) for side in (self.height, self.width)))
+            raise SpecError(f"this net takes multiples of {stride}, got {self}; the nearest is {near}")
+
+
+def check_frame(image: Any) -> None:
+    """Raise FrameError unless `image` is a non-empty numpy array, uint8 (H, W, 3), BGR.
+
+    Grey, 16-bit, float and alpha images are refused and not guessed at: the message says how to convert them.
+    """
+    shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
+    if shape is None or not dtype:
+        raise FrameError(f"wanted a numpy array, uint8 (H, W, 3) BGR, got {type(image).__name__}")
+    got = f"{dtype} {tuple(shape)}"
+    wanted = "wanted a frame uint8 (H, W, 3) BGR"
+    if 0 in shape or not shape:
+        raise FrameError(f"{wanted}, got an empty array, {got}")
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        raise FrameError(f"{wanted}, got a grey image, {got}; convert it: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)")
+    if len(shape) == 3 and shape[2] == 4:
+        raise FrameError(f"{wanted}, got an image with alpha, {got}; drop it: image[:, :, :3]")
+    if len(shape) != 3 or shape[2] != 3:
+        raise FrameError(f"{wanted}, got {got}")
+    if dtype != "uint8":
+        raise FrameError(f"{wanted}, got {got}; scale it to 0..255 and convert it: image.astype(numpy.uint8)")
+
+
+def check_threshold(threshold: float) -> float:
+    """`threshold` as a float in (0, 1]; SpecError otherwise."""
+    if not (isinstance(threshold, (int, float)) and 0 < threshold <= 1):
+        raise SpecError(f"a threshold is a number above 0 and at most 1, got {threshold!r}")
+    return float(threshold)
+
+
+def threshold_level(threshold: float) -> int:
+    """The smallest uint8 probability that counts as crack: ceil(255 x threshold), 1..255."""
+    return math.ceil(255 * check_threshold(threshold) - 1e-9)  # 0.2 * 255 is 51.000000000000004 in floats
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is, wherever it is stored.
+
+    Attributes:
+        name: the net, a key of `edgecrack.models.MODELS`.
+        width: its channel multiplier; 1.0 is the paper's, 0.25 is "compact".
+        options: the net's switches that differ from their defaults.
+        frame: the size the graph takes; for a checkpoint, the size it is exported at by default.
+        batch: frames a call.
+        precision: one of `PRECISIONS`.
+        target: "tensorrt" (symmetric int8 activations) or "cpu" (unsigned ones); says nothing unless int8.
+        threshold: the crack probability from which a pixel is crack, in (0, 1].
+        trained_on: the data sets, by name.
+        scores: test list -> metric -> value in 0..1.
+        versions: library -> version that wrote the artefact.
+        hashes: part -> SHA-256, for example of the weights.
+    """
+
+    name: str
+    width: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    frame: FrameSpec = FrameSpec(512, 512)
+    batch: int = 1
+    precision: str = "fp32"
+    target: str = "tensorrt"
+    threshold: float = 0.5
+    trained_on: tuple[str, ...] = ()
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise SpecError(f"a precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.target not in TARGETS:
+            raise SpecError(f"a target is one of {', '.join(TARGETS)}, got {self.target!r}")
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise SpecError(f"a batch is a whole number from 1, got {self.batch!r}")
+        if not 0 < self.width <= 4:
+            raise SpecError(f"a width is a multiplier above 0 and at most 4, got {self.width!r}")
+        check_threshold(self.threshold)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys: equal specs give equal bytes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """The spec that `to_json` wrote. Raises SpecError for anything else; unknown keys are refused by name."""
+        try:
+            values = json.loads(text)
+            frame = FrameSpec(**values.pop("frame"))
+            trained_on = tuple(values.pop("trained_on", ()))
+            return cls(frame=frame, trained_on=trained_on, **values)
+        except SpecError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SpecError(f"not a model spec of this version of edgecrack: {error}") from error
