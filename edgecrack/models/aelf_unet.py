@@ -1,0 +1,70 @@
+"""AELF-UNet: Liu, Wang, Chen, Shen, Xu, "Asymmetric exponential loss function for crack segmentation"."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgecrack.models.blocks import CrackNet, choice, initialise, scaled
+
+
+class AELFUNet(CrackNet):
+    """A plain U-Net with a deep prediction head (section 3.2, Eq. 2 and 3): no normalisation, nearest upsampling.
+
+    Args:
+        width: multiplies 64-128-256-512-1024 channels and the head's.
+        head: "deep" (64, 64, 64, 2, 1), "deep-64" (the same, not scaled by width) or "shallow" (one 1x1 convolution).
+        up: "direct" concatenates the upsampled tensor (Eq. 3); "conv2" halves its channels first by a 2x2 convolution, as
+            the public Keras U-Net does.
+        dropout: 0.5 after the two deepest stages, as the public Keras U-Net has it.
+    """
+
+    stride = 16
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(
+        self, width: float = 1.0, *, head: str = "deep", up: str = "direct", dropout: bool = False
+    ) -> None:
+        super().__init__()
+        channels = scaled((64, 128, 256, 512, 1024), width)
+        self.up = choice("up", up, "direct", "conv2")
+        self.dropout = nn.Dropout(0.5 if dropout else 0.0)
+        self.encoder = nn.ModuleList(_double(i, o) for i, o in zip([3, *channels[:-1]], channels, strict=True))
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        self.halve = nn.ModuleList(nn.Conv2d(deep, near, 2) for near, deep in pairs if up == "conv2")
+        joined = [near + (near if up == "conv2" else deep) for near, deep in pairs]
+        self.decoder = nn.ModuleList(_double(i, o) for i, o in zip(joined, channels[:-1], strict=True))
+        self.head = _head(channels[0], choice("head", head, "deep", "deep-64", "shallow"))
+        initialise(self, "he")
+        if head != "shallow":
+            nn.init.constant_(self.head[-3].bias, 0.1)  # both ReLU channels dead would stop every gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            x = self.dropout(x) if level >= 3 else x
+            skips.append(x)
+        for level in (3, 2, 1, 0):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            if self.up == "conv2":
+                x = F.relu(self.halve[level](F.pad(x, (0, 1, 0, 1))))
+            x = self.decoder[level](torch.cat([skips[level], x], 1))
+        return self.head(x)
+
+
+def _double(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()
+    )
+
+
+def _head(inputs: int, kind: str) -> nn.Sequential:
+    if kind == "shallow":
+        return nn.Sequential(nn.Conv2d(inputs, 1, 1))
+    inner = 64 if kind == "deep-64" else inputs
+    layers: list[nn.Module] = []
+    for i, o in zip((inputs, inner, inner, inner), (inner, inner, inner, 2), strict=True):
+        layers += [nn.Conv2d(i, o, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(2, 1, 1))

@@ -1,0 +1,122 @@
+"""What two or more nets share: the base class, convolution blocks, max-unpooling and its exact exportable form."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgecrack.errors import SpecError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class CrackNet(nn.Module):
+    """A crack net: `forward` takes what `prepare` gives and returns logits, (N, 1, H, W).
+
+    Class attributes:
+        stride: H and W must be multiples of it.
+        mean, std: of the RGB input in 0..1.
+        compact_width: the width at which the full-resolution stage has 16 channels; weights of it are shipped.
+    """
+
+    stride: ClassVar[int]
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+    compact_width: ClassVar[float] = 0.25
+
+    def prepare(self, rgb: Tensor) -> Tensor:
+        """RGB in 0..1, (N, 3, H, W), normalised as this net was trained."""
+        mean = rgb.new_tensor(self.mean).view(1, 3, 1, 1)
+        std = rgb.new_tensor(self.std).view(1, 3, 1, 1)
+        return (rgb - mean) / std
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """The final logits first, then the side logits that the loss sees, each (N, 1, H, W)."""
+        return [self(x)]
+
+
+def rgb_from_frames(frames: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) BGR frames -> float32 (N, 3, H, W) RGB in 0..1: the one definition, trained and exported."""
+    return frames.to(torch.float32).flip(-1).permute(0, 3, 1, 2) / 255
+
+
+def conv_norm_relu(inputs: int, outputs: int, norm: str, bias: bool) -> nn.Sequential:
+    """3x3 convolution, normalisation ("instance", "instance-affine", "batch"), ReLU."""
+    norms = {
+        "instance": lambda: nn.InstanceNorm2d(outputs),
+        "instance-affine": lambda: nn.InstanceNorm2d(outputs, affine=True),
+        "batch": lambda: nn.BatchNorm2d(outputs),
+    }
+    chosen = norms[choice("norm", norm, *norms)]()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias), chosen, nn.ReLU())
+
+
+def choice(name: str, value: str, *known: str) -> str:
+    """`value` when it is one of `known`; SpecError naming them otherwise."""
+    if value not in known:
+        raise SpecError(f"{name} is one of {', '.join(known)}; got {value!r}")
+    return value
+
+
+def scaled(channels: tuple[int, ...], width: float) -> list[int]:
+    """Channel counts times the width multiplier, at least 1."""
+    return [max(1, round(count * width)) for count in channels]
+
+
+def upsample(x: Tensor, scale: int) -> Tensor:
+    """Bilinear by a whole factor, half-pixel centres."""
+    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+class Unpooling:
+    """2x2 max-pooling that remembers where each maximum was, and the unpooling that puts it back there.
+
+    Forms: "index" is torch's own; "mask" is equal to it bit by bit and made of operators that ONNX parsers take; "bilinear"
+    remembers nothing and interpolates. Weights trained with index or mask serve both.
+    """
+
+    def __init__(self, form: str) -> None:
+        self.form = choice("unpool", form, "index", "mask", "bilinear")
+
+    def pool(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(N, C, H, W) -> (N, C, H/2, W/2) and the memory `unpool` wants; H and W even."""
+        if self.form == "index":
+            pooled, index = F.max_pool2d(x, 2, return_indices=True)
+            return pooled, (index,)
+        pooled = F.max_pool2d(x, 2)
+        return pooled, _first_maximum(x, pooled) if self.form == "mask" else ()
+
+    def unpool(self, y: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
+        """(N, C, H/2, W/2) -> (N, C, H, W): each value where its maximum was, zeros elsewhere."""
+        if self.form == "index":
+            return F.max_unpool2d(y, memory[0], 2)
+        if self.form == "bilinear":
+            return upsample(y, 2)
+        n, channels, height, width = y.shape
+        phases = torch.stack([y * mask for mask in memory], dim=2)  # (N, C, 4, H/2, W/2)
+        return F.pixel_shuffle(phases.reshape(n, channels * 4, height, width), 2)
+
+
+def _first_maximum(x: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
+    """One-hot masks of the four phases. Ties go to the first in row-major order, as in torch: comparing with the
+    upsampled maximum alone would copy tied values, and after a ReLU all-zero windows tie."""
+    phases = (x[:, :, 0::2, 0::2], x[:, :, 0::2, 1::2], x[:, :, 1::2, 0::2])
+    top_left, top_right, bottom_left = ((phase >= pooled).to(x.dtype) for phase in phases)
+    top_right = top_right * (1 - top_left)
+    bottom_left = bottom_left * (1 - top_left - top_right)
+    return top_left, top_right, bottom_left, 1 - top_left - top_right - bottom_left
+
+
+def initialise(net: nn.Module, kind: str) -> None:
+    """Weights of every convolution by "he" or "xavier" (normal), biases 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            if kind == "he":
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            else:
+                nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,121 @@
+"""CACPNet: Chen, Wang, Liu, Jiang, "Pavement Crack Detection with Continuous Attention Mechanism and Convolution Pyramid"."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgecrack.models.blocks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CrackNet,
+    Unpooling,
+    choice,
+    conv_norm_relu,
+    initialise,
+    scaled,
+)
+
+
+class CACPNet(CrackNet):
+    """SegNet with attention between the encoder layers (Eq. 1 to 4) and a pyramid over their outputs.
+
+    Args:
+        width: multiplies the channels 64-128-256-512-512 and the pyramid's.
+        attention: off for the ablation.
+        attention_out: "full" (one map a channel) or "one".
+        attention_from: "input" of the layer (the image for the first), or its own unpooled "output".
+        softmax: over "channel" or "spatial" positions.
+        pyramid: "sum", "cat" (a quarter of the channels each, then + the last output), "catcat" or "none".
+        unpool: "index" or "mask", see `Unpooling`.
+    """
+
+    stride = 32
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        attention: bool = True,
+        attention_out: str = "full",
+        attention_from: str = "input",
+        softmax: str = "channel",
+        pyramid: str = "sum",
+        unpool: str = "index",
+    ) -> None:
+        super().__init__()
+        channels = scaled((64, 128, 256, 512, 512), width)
+        counts = (2, 2, 3, 3, 3)
+        inputs = [3, *channels[:-1]]
+        self.pyramid = choice("pyramid", pyramid, "sum", "cat", "catcat", "none")
+        self.attention_from = choice("attention_from", attention_from, "input", "output")
+        self.unpooling = Unpooling(choice("unpool", unpool, "index", "mask"))
+        one = choice("attention_out", attention_out, "full", "one") == "one"
+        self.encoder = nn.ModuleList(
+            _block([i, *[o] * n]) for i, o, n in zip(inputs, channels, counts, strict=True)
+        )
+        sources = inputs if attention_from == "input" else channels
+        self.attention = nn.ModuleList(
+            Attention(i, 1 if one else o, softmax) for i, o in zip(sources, channels, strict=True) if attention
+        )
+        deep = channels[-1]
+        lateral = {"sum": deep, "cat": deep // 4, "catcat": deep // 4, "none": 0}[pyramid]
+        self.lateral = nn.ModuleList(nn.Conv2d(c, lateral, 1) for c in channels[:4] if lateral)
+        self.mix = nn.ModuleList([nn.Conv2d(2 * deep, deep, 1)] if pyramid == "catcat" else [])
+        ends = [channels[0], *channels[:-1]]
+        decoder = [_block([*[c] * n, e]) for c, e, n in zip(channels, ends, counts, strict=True)]
+        decoder[0] = nn.Sequential(decoder[0][0], nn.Conv2d(ends[0], 1, 3, padding=1))
+        self.decoder = nn.ModuleList(decoder)
+        initialise(self, "he")
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, memories = [], []
+        for level, block in enumerate(self.encoder):
+            features = block(x)
+            pooled, memory = self.unpooling.pool(features)
+            if self.attention:
+                pooled = (1 + self.attention[level](x if self.attention_from == "input" else features)) * pooled
+            x = pooled
+            outputs.append(x)
+            memories.append(memory)
+        x = self._fuse(outputs)
+        for level in reversed(range(5)):
+            x = self.decoder[level](self.unpooling.unpool(x, memories[level]))
+        return x
+
+    def _fuse(self, outputs: list[Tensor]) -> Tensor:
+        """The decoder's input from the five encoder outputs: 1x1 convolution first, then pooling; they do not commute."""
+        if self.pyramid == "none":
+            return outputs[-1]
+        levels = [
+            F.max_pool2d(lateral(output), 2 ** (4 - level))
+            for level, (lateral, output) in enumerate(zip(self.lateral, outputs[:4], strict=True))
+        ]
+        if self.pyramid == "sum":
+            return levels[0] + levels[1] + levels[2] + levels[3] + outputs[-1]
+        if self.pyramid == "cat":
+            return torch.cat(levels, 1) + outputs[-1]
+        return self.mix[0](torch.cat([*levels, outputs[-1]], 1))
+
+
+class Attention(nn.Module):
+    """1x1 convolution, batch norm, ReLU, softmax, 2x2 max-pool (Eq. 2 to 4)."""
+
+    def __init__(self, inputs: int, outputs: int, softmax: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.softmax = choice("softmax", softmax, "channel", "spatial")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        if self.softmax == "channel":
+            return F.max_pool2d(torch.softmax(x, 1), 2)
+        # maxpool(softmax(x)) = exp(maxpool(x) - logsumexp(x)): exact, and safe in half precision
+        return torch.exp(F.max_pool2d(x, 2) - torch.logsumexp(x, (2, 3), keepdim=True))
+
+
+def _block(sizes: list[int]) -> nn.Sequential:
+    return nn.Sequential(*(conv_norm_relu(i, o, "batch", bias=True) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
