@@ -1,0 +1,255 @@
+"""Roads with known cracks, drawn from a seed and seen by a camera that moves along them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import SpecError
+from edgecrack.rendering import surface as ground
+from edgecrack.rendering.blocks import REACH, Block, drawn_block
+from edgecrack.rendering.camera import Camera, bands, ground_at, horizon_rows
+from edgecrack.rendering.clutter import covering, joints, lane_marks, lay
+from edgecrack.rendering.noise import Floats, cloudy, wandering
+from edgecrack.rendering.scene import SURFACES, VIEWS, Scene, drawn_scene
+from edgecrack.rendering.sensor import drawn_sensor, photographed
+from edgecrack.rendering.strokes import Strokes, label, projected, shade
+
+DEMO_SEEDS = range(1000)  # kept for demos and tests; training draws its seeds from 1000 on
+SMALLEST_SIDE = 32
+_FARTHEST_MARK = 120.0  # metres ahead that paint and verge are drawn
+_FARTHEST_CRACK = 40.0
+_KEPT_BLOCKS = 48
+
+
+class RenderedRoad:
+    """A stretch of road drawn from a seed: without end, with cracks whose place is known, and seen by a moving camera.
+
+    seed: a whole number from 0 on; the same seed gives the same bytes in every frame.
+    height, width: of the frames in pixels, at least 32.
+    view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, or "any".
+    surface: "asphalt", "concrete" or "any". "any" is drawn from the seed.
+
+    About one road in six has no crack at all. What also lies about is no crack and not in the mask: joints, sealed
+    seams, shadows of wires and poles, patches, stains, tyre marks, paint, leaves. The fine texture and the soil of
+    the road repeat after some metres; cracks and things do not.
+    Raises SpecError for a seed, size, view or surface that cannot be.
+    """
+
+    def __init__(self, seed: int, height: int, width: int, *, view: str = "any", surface: str = "any") -> None:
+        _check(seed, height, width, view, surface)
+        self._seed, self._height, self._width = int(seed), int(height), int(width)
+        rng = np.random.default_rng((self._seed, 0))
+        self._scene = drawn_scene(rng, self._height, self._width, view, surface)
+        self._bands = bands(self._scene.camera, self._height, self._width)
+        self._grain = _grain(rng, self._scene, self._width)
+        self._soil, brightness = _soil(rng, self._scene)
+        self._verge = ground.GroundTexture(ground.verge(rng), (0.03, 0.05)) if self.view == "forward" else None
+        self._edges = _edges(rng, self._scene)
+        self._sky = _sky(rng, self._width)
+        self._sensor = drawn_sensor(rng, self._height, self._width, 128.0 * brightness)
+        self._phases = rng.uniform(0.0, 2 * np.pi, (4, 2))
+        self._blocks: OrderedDict[int, Block] = OrderedDict()
+
+    @property
+    def view(self) -> str:
+        """ "forward" or "down"."""
+        return self._scene.view
+
+    @property
+    def surface(self) -> str:
+        """ "asphalt" or "concrete"."""
+        return self._scene.surface
+
+    def frame(self, index: int, rate: float = 30.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Frame number `index`, from 0 on, of a clip at `rate` frames a second, in any order.
+
+        Returns the image, uint8 (height, width, 3) BGR, and the mask, bool (height, width): True where a crack is that
+        is at least about 0.7 pixels wide there. Raises SpecError for a negative index or a rate that is not positive.
+        """
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
+            raise SpecError(f"wanted a frame index that is a whole number from 0 on, got {index!r}")
+        if not 0.0 < rate < float("inf"):
+            raise SpecError(f"wanted a positive number of frames a second, got {rate!r}")
+        camera = self._camera(int(index) / rate)
+        light, mask = self._painted(camera)
+        noise = np.random.default_rng((self._seed, 2, int(index)))
+        return photographed(light, self._sensor, noise), mask
+
+    def _camera(self, seconds: float) -> Camera:
+        scene, base = self._scene, self._scene.camera
+        slow, quick = np.sin(self._phases + np.array([0.9, 7.0]) * seconds).T * scene.sway
+        if scene.view == "forward":  # the lane is kept to a hand's breadth, the springs do the rest
+            return dataclasses.replace(
+                base, y=base.y + scene.speed * seconds, x=base.x + 0.06 * slow[0], pitch=base.pitch + 0.002 * quick[1],
+                roll=base.roll + 0.002 * quick[2], yaw=base.yaw + 0.003 * slow[3],
+            )  # fmt: skip
+        return dataclasses.replace(
+            base, y=base.y + scene.speed * seconds, x=base.x + 0.02 * scene.block * slow[0],
+            pitch=base.pitch + 0.004 * slow[1], yaw=base.yaw + 0.02 * slow[3], above=base.above * (1 + 0.01 * slow[2]),
+        )  # fmt: skip
+
+    def _painted(self, camera: Camera) -> tuple[Floats, NDArray[np.bool_]]:
+        height, width, scene = self._height, self._width, self._scene
+        grain = self._grain.seen(camera, self._bands, height, width)
+        soil = self._soil.seen(camera, self._bands, height, width)
+        picture = np.asarray(cv2.multiply(grain, soil, scale=1 / ground.GRAIN_MEAN, dtype=cv2.CV_32F), np.float32)
+        near, far = self._stretch(camera)
+        blocks = [self._block(n) for n in range(int(near // scene.block - REACH), int(far // scene.block) + 1)]
+        areas = [area for block in blocks for area in block.areas]
+        below = [area for area in areas if not area.above]
+        for area in [*below, *lane_marks(scene.marks, near, near + _FARTHEST_MARK)]:
+            lay(picture, grain, area, camera)
+        mask = self._cracked(picture, grain, camera, blocks, (near, far))
+        for area in (area for area in areas if area.above):
+            lay(picture, grain, area, camera)
+            if area.paint and (found := covering(area.outlines, camera, height, width)):
+                mask[found[0]] &= found[1] < 0.5
+        if self.view == "forward":
+            self._beside(picture, mask, camera, near)
+        return picture, mask
+
+    def _cracked(
+        self,
+        picture: Floats,
+        grain: NDArray[np.uint8],
+        camera: Camera,
+        blocks: list[Block],
+        stretch: tuple[float, float],
+    ) -> NDArray[np.bool_]:
+        """Draw cracks and other dark lines into the picture; returns the mask of the cracks."""
+        size = (self._height, self._width)
+        cracks = projected(Strokes.joined([block.cracks for block in blocks]), camera, *size)
+        others = [block.lines for block in blocks]
+        lines = projected(Strokes.joined([*others, joints(self._scene, *stretch)]), camera, *size)
+        dark = cv2.max(shade(cracks, *size), shade(lines, *size))
+        rows = np.flatnonzero(dark.any(axis=1))
+        if not len(rows):
+            return np.zeros(size, np.bool_)
+        used = slice(int(rows[0]), int(rows[-1]) + 1)
+        # A bright stone on the edge of a crack stays bright.
+        rough = grain[used, :, 1].astype(np.float32) * np.float32(2.0 / 128) - np.float32(2.0)
+        taken = dark[used].astype(np.float32) * np.clip(1.0 - rough, 0.55, 1.15) * np.float32(1 / 255)
+        picture[used] *= 1.0 - np.minimum(taken, 0.97)[..., None]
+        return label(cracks, *size)
+
+    def _stretch(self, camera: Camera) -> tuple[float, float]:
+        """From where to where along the road the camera sees cracks, in metres."""
+        bottom, top = self._height - 1.0, float(self._bands[0].top)
+        columns = np.array([0.0, 0.5, 1.0, 0.0, 0.5, 1.0]) * (self._width - 1)
+        y = ground_at(camera, columns, np.array([bottom, bottom, bottom, top, top, top]))[:, 1]
+        near, far = float(np.nanmin(y)), float(np.nanmax(y))
+        return near - 0.3, min(far + 0.3, near + _FARTHEST_CRACK)
+
+    def _block(self, number: int) -> Block:
+        if number not in self._blocks:
+            self._blocks[number] = drawn_block(self._seed, self._scene, number)
+            if len(self._blocks) > _KEPT_BLOCKS:
+                self._blocks.popitem(last=False)
+        return self._blocks[number]
+
+    def _beside(self, picture: Floats, mask: NDArray[np.bool_], camera: Camera, near: float) -> None:
+        """Lay verge and sky over the picture and take them out of the mask."""
+        height, width = self._height, self._width
+        period = float(self._edges[0][-1, 1])
+        first = np.floor(near / period) * period
+        outlines = []
+        for edge, outside in zip(self._edges, (-60.0, 60.0), strict=True):
+            line = np.vstack([edge + (0.0, first + period * turn) for turn in range(3)])
+            outlines.append(np.vstack([line, [(outside, line[-1, 1]), (outside, line[0, 1])]]))
+        found = covering(tuple(outlines), camera, height, width)
+        if found and self._verge:
+            beside = self._verge.seen(camera, self._bands, height, width)[found[0]].astype(np.float32)
+            picture[found[0]] += found[1][..., None] * (beside - picture[found[0]])
+            mask[found[0]] &= found[1] < 0.5
+        left, right = horizon_rows(camera, width)
+        if max(left, right) > 0:
+            _lay_sky(picture, mask, self._sky, left, right)
+
+
+def rendered_frame(seed: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """One frame of its own, everything in it drawn from the seed; what training draws.
+
+    Returns what RenderedRoad.frame does: an image, uint8 (height, width, 3) BGR, and the mask of its cracks, bool
+    (height, width). Raises SpecError as RenderedRoad does.
+    """
+    return RenderedRoad(seed, height, width).frame(0)
+
+
+def _check(seed: int, height: int, width: int, view: str, surface: str) -> None:
+    for name, value, least in (("seed", seed, 0), ("height", height, SMALLEST_SIDE), ("width", width, SMALLEST_SIDE)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SpecError(f"wanted a {name} that is a whole number from {least} on, got {value!r}")
+    for name, choice, known in (("view", view, VIEWS), ("surface", surface, SURFACES)):
+        if choice not in (*known, "any"):
+            raise SpecError(f"wanted a {name} that is one of {', '.join((*known, 'any'))}, got {choice!r}")
+
+
+def _grain(rng: np.random.Generator, scene: Scene, width: int) -> ground.GroundTexture:
+    side = 512
+    texel = scene.pixel
+    make: Callable[[np.random.Generator, int, float], NDArray[np.uint8]]
+    make = ground.asphalt_grain if scene.surface == "asphalt" else ground.concrete_grain
+    return ground.GroundTexture(make(rng, side, texel), (texel, texel))
+
+
+def _soil(rng: np.random.Generator, scene: Scene) -> tuple[ground.GroundTexture, float]:
+    """The colour of the road around 128, and how bright the road is against that."""
+    forward = scene.view == "forward"
+    long = 24.0 if forward else 2.5 * scene.block
+    tracks: list[tuple[float, float, float]] = []
+    if forward:
+        change = rng.normal(0.0, 0.10)
+        for lane in (0.0, -3.5, 3.5):
+            tracks += [(lane + side * 0.85, rng.uniform(0.25, 0.5), change) for side in (-1, 1)]
+            tracks.append((lane, rng.uniform(0.2, 0.5), rng.normal(-0.03, 0.05)))
+    tint = rng.normal(0.0, 0.03)
+    colour = 128.0 * np.array([1.0 - tint, 1.0, 1.0 + tint])
+    unrest = rng.uniform(0.02, 0.08) if scene.surface == "asphalt" else rng.uniform(0.04, 0.16)
+    tile = ground.road_soil(rng, colour, unrest, tracks, long)
+    brightness = rng.uniform(0.6, 1.25) if scene.surface == "asphalt" else rng.uniform(0.6, 1.35)
+    return ground.GroundTexture(tile, (long / ground.SOIL_SIDE,) * 2), brightness
+
+
+def _edges(rng: np.random.Generator, scene: Scene) -> list[NDArray[np.float64]]:
+    """The frayed edges of the road, left and right, as paths along one period of 64 m."""
+    ends = np.array([[(x, 0.0), (x, 64.0)] for x in (scene.left, scene.right)])
+    paths = wandering(rng, ends, 9, 0.06)
+    paths[:, :, 0] = ends[:, :1, 0] + np.clip((paths[:, :, 0] - ends[:, :1, 0]) * 0.05, -0.4, 0.4)
+    return [np.column_stack([path[:, 0], np.linspace(0.0, 64.0, len(path))]) for path in paths]
+
+
+def _sky(rng: np.random.Generator, width: int) -> tuple[Floats, Floats]:
+    """The colours from the horizon up, float32 (256, 1, 3), and the heights of trees or hills a column in pixels."""
+    low, high = np.array([225.0, 222.0, 215.0]), np.array([235.0, 190.0, 140.0])
+    if rng.random() < 0.4:
+        high = np.array([205.0, 205.0, 205.0])
+    share = np.linspace(0.0, 1.0, 256)[:, None, None]
+    colours = (low + (high - low) * share) * rng.uniform(0.7, 1.15)
+    side = 1 << max(4, (width - 1).bit_length())
+    heights = cloudy(rng, 4, side, 1.0)[0, :width] * rng.uniform(0.0, 0.04) * width + rng.uniform(0.0, 0.08) * width
+    return np.asarray(colours, np.float32), np.asarray(np.maximum(heights, 0.0), np.float32)
+
+
+def _lay_sky(picture: Floats, mask: NDArray[np.bool_], sky: tuple[Floats, Floats], left: float, right: float) -> None:
+    colours, heights = sky
+    height, width = mask.shape
+    horizon = np.linspace(left, right, width)
+    bottom = min(height, int(max(left, right)) + 4)
+    rows = np.arange(bottom)[:, None]
+    above = horizon[None] + 3.0 - rows
+    up = np.clip(above / max(height * 0.4, 1.0) * 255, 0, 255).astype(np.intp)
+    air = colours[up, 0]
+    trees = (
+        np.asarray((45.0, 70.0, 62.0), np.float32)
+        * (0.8 + 0.4 * np.sin(rows * 2.1 + np.arange(width) * 1.7))[..., None]
+    )
+    air = np.where((above < heights[None])[..., None], trees, air)
+    sky_here = above > 0
+    picture[:bottom][sky_here] = air[sky_here]
+    mask[:bottom] &= ~sky_here

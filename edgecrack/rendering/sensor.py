@@ -1,0 +1,73 @@
+"""From light to picture: exposure, colour, lens, noise and the file's own losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.rendering.noise import Floats
+
+_MARGIN = 32  # pixels by which the sheet of noise is larger than a picture
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """How one camera turns light into pixels."""
+
+    gain: Floats  # (H, W, 3) exposure, colour of the light and fall-off towards the corners
+    curve: NDArray[np.uint8]  # (256,) tone
+    blur: float  # pixels, of the lens
+    motion: int  # pixels, of the movement
+    noise: Floats  # (H + _MARGIN, W + _MARGIN, 3) grey values
+    quality: int  # of the JPEG, 0 for none
+    caption: str  # written into the picture, as survey cameras do
+
+
+def drawn_sensor(rng: np.random.Generator, height: int, width: int, level: float) -> Sensor:
+    """A camera for pictures of height x width pixels whose road comes out at about `level` grey values."""
+    rows, columns = np.ogrid[:height, :width]
+    centre = (height * rng.uniform(0.4, 0.6), width * rng.uniform(0.4, 0.6))
+    radius = ((rows - centre[0]) / height) ** 2 + ((columns - centre[1]) / width) ** 2
+    slope = (columns / width - 0.5) * rng.normal(0.0, 0.08) + (rows / height - 0.5) * rng.normal(0.0, 0.08)
+    fall = 1.0 - rng.uniform(0.0, 0.45) * radius + slope
+    warmth = rng.normal(0.0, 0.045)
+    colour = np.array([1.0 - warmth, 1.0 + rng.normal(0.0, 0.012), 1.0 + warmth]) * level / 128.0
+    sheet = (height + _MARGIN, width + _MARGIN)
+    grey = rng.standard_normal(sheet, np.float32) * rng.uniform(0.5, 3.5)
+    if rng.random() < 0.5:
+        grey = np.asarray(cv2.GaussianBlur(grey, (3, 3), 0.6), np.float32) * np.float32(1.5)
+    tint = cv2.resize(rng.standard_normal((sheet[0] // 2, sheet[1] // 2, 3), np.float32), sheet[::-1])
+    noise = grey[..., None] + tint * np.float32(rng.uniform(0.0, 1.5))
+    tone = np.linspace(0.0, 1.0, 256) ** rng.uniform(0.85, 1.2) * rng.uniform(0.95, 1.05)
+    return Sensor(
+        gain=np.asarray(fall[..., None] * colour, np.float32),
+        curve=np.asarray(np.clip(tone * 255 + rng.uniform(-4.0, 10.0), 0, 255), np.uint8),
+        blur=0.0 if rng.random() < 0.35 else rng.uniform(0.3, 1.0),
+        motion=int(rng.choice([1, 1, 1, 3])),
+        noise=np.asarray(noise, np.float32),
+        quality=0 if rng.random() < 0.6 else int(rng.integers(60, 97)),
+        caption=str(rng.integers(10**5, 10**9)) if rng.random() < 0.06 else "",
+    )
+
+
+def photographed(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture, uint8 (H, W, 3), of float32 light in which 128 is a road in good exposure. `light` is used up."""
+    height, width = light.shape[:2]
+    cv2.multiply(light, sensor.gain, dst=light)
+    if sensor.blur:
+        cv2.GaussianBlur(light, (0, 0), sensor.blur, dst=light)
+    if sensor.motion > 1:
+        cv2.blur(light, (1, sensor.motion), dst=light)
+    top, left = (int(v) for v in rng.integers(0, _MARGIN, 2))
+    cv2.add(light, sensor.noise[top : top + height, left : left + width], dst=light)
+    picture = np.asarray(cv2.LUT(np.clip(light, 0, 255).astype(np.uint8), sensor.curve), np.uint8)
+    if sensor.caption:
+        size = max(0.3, height / 900)
+        cv2.putText(picture, sensor.caption, (8, int(30 * size)), cv2.FONT_HERSHEY_SIMPLEX, size, (235, 235, 235), 1)
+    if sensor.quality:
+        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, sensor.quality])
+        picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    return picture

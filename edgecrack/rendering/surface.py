@@ -1,0 +1,170 @@
+"""What the ground is made of: grains, soil and verge as tiles that repeat, seen from any height without aliasing."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.rendering.camera import Band, Camera, Matrix
+from edgecrack.rendering.noise import Floats, cloudy, softened, standardised, stones
+
+GRAIN_MEAN = 128.0  # the grey value of a grain that changes nothing
+SOIL_SIDE = 256  # texels
+
+
+class GroundTexture:
+    """A tile of ground, repeated for ever; `texel` is the size of one of its pixels in metres (x, y)."""
+
+    def __init__(self, tile: NDArray[np.uint8], texel: tuple[float, float]) -> None:
+        self._tile = tile
+        self._texel = texel
+        self._shrunk: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def seen(self, camera: Camera, over: list[Band], height: int, width: int) -> NDArray[np.uint8]:
+        """The ground as uint8 (height, width, 3); rows outside the bands `over` are black."""
+        picture = np.zeros((height, width, 3), np.uint8)
+        to_ground = np.linalg.inv(camera.ground_to_image())
+        for band in over:
+            tile = self._for(band)
+            rows = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, band.top], [0.0, 0.0, 1.0]])
+            to_tile = self._ground_to(tile, camera) @ to_ground @ rows
+            cv2.warpPerspective(
+                tile, to_tile, (width, band.bottom - band.top), dst=picture[band.top : band.bottom],
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_WRAP,
+            )  # fmt: skip
+        return picture
+
+    def _for(self, band: Band) -> NDArray[np.uint8]:
+        """The tile shrunk so far that one of its texels is one pixel of the band: each pixel sees the mean of its ground."""
+        size = []
+        for side, texel, step in zip(self._tile.shape[1::-1], self._texel, (band.across, band.along), strict=True):
+            size.append(int(np.clip(round(side * texel / step), 4, side)))
+        key = (size[0], size[1])
+        if key not in self._shrunk:
+            whole = key == self._tile.shape[1::-1]
+            shrunk = self._tile if whole else cv2.resize(self._tile, key, interpolation=cv2.INTER_AREA)
+            self._shrunk[key] = np.asarray(shrunk, np.uint8)
+        return self._shrunk[key]
+
+    def _ground_to(self, tile: NDArray[np.uint8], camera: Camera) -> Matrix:
+        height, width = tile.shape[:2]
+        long = np.array([self._tile.shape[1] * self._texel[0], self._tile.shape[0] * self._texel[1]])
+        scale = np.diag([width / long[0], height / long[1], 1.0])
+        # The way travelled is taken off in whole tiles, so that coordinates stay small however far the camera has come.
+        back = np.eye(3)
+        back[:2, 2] = -np.floor(np.array([camera.x, camera.y]) / long) * long
+        half = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+        return np.asarray(half @ scale @ back, np.float64)
+
+
+def asphalt_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
+    """Aggregate in binder: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
+    spacing = rng.uniform(0.004, 0.011) / texel
+    field = softened(rng.standard_normal((side, side), np.float32), 0.6) * 0.5
+    worn = rng.uniform(0.35, 1.0)  # how far the binder is off the stones
+    for scale, weight in ((1.0, worn), (0.55, 0.6)):
+        if spacing * scale < 1.6:
+            field += weight * standardised(softened(rng.standard_normal((side, side), np.float32), 0.8))
+            continue
+        value, distance = stones(rng, side, spacing * scale)
+        shown = np.clip(1.25 - distance * rng.uniform(1.2, 1.8), 0.0, 1.0)
+        field += weight * softened(
+            np.asarray(np.where(value > rng.uniform(-0.5, 0.6), value, -0.35) * shown, np.float32), 0.6
+        )
+        field += weight * _lit(rng, shown) * rng.uniform(0.3, 0.9)
+    field = standardised(field + 0.35 * cloudy(rng, side, side, 0.9))
+    field += rng.uniform(0.0, 1.4) * _specks(rng, side, 0.002, 1.0, field > 0.5)
+    deviation = rng.uniform(0.055, 0.15)
+    tint = softened(rng.standard_normal((side, side), np.float32), float(np.clip(spacing / 4, 0.6, 1.6)))
+    return _grains(np.asarray(1.0 + deviation * field, np.float32), tint, rng.uniform(0.0, 0.025))
+
+
+def concrete_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
+    """Sand and cement skin with pores: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
+    fine = standardised(softened(rng.standard_normal((side, side), np.float32), rng.uniform(0.5, 0.9)))
+    blotched = cloudy(rng, side, side, rng.uniform(0.7, 1.2))
+    field = fine * 0.7 + blotched * rng.uniform(0.5, 1.2)
+    if rng.random() < 0.3:  # broomed across the road
+        field += rng.uniform(0.3, 0.9) * cloudy(rng, side, side, 0.6, stretch=16.0).T
+    if rng.random() < 0.4:  # sand laid bare
+        value, distance = stones(rng, side, max(2.0, 0.004 / texel))
+        field += rng.uniform(0.2, 0.6) * softened(np.asarray(value * np.clip(1.2 - distance, 0, 1), np.float32), 0.6)
+    field = standardised(field)
+    field -= rng.uniform(0.5, 4.0) * _specks(
+        rng, side, rng.uniform(0.0001, 0.002), rng.uniform(0.7, 1.6), blotched > -1
+    )
+    field += rng.uniform(0.0, 3.0) * _specks(rng, side, rng.uniform(0.0001, 0.001), rng.uniform(0.6, 1.3), blotched > 0)
+    deviation = rng.uniform(0.035, 0.1)
+    return _grains(
+        np.asarray(1.0 + deviation * field, np.float32), cloudy(rng, side, side, 1.0), rng.uniform(0.0, 0.02)
+    )
+
+
+def road_soil(
+    rng: np.random.Generator, colour: Matrix, unrest: float, tracks: list[tuple[float, float, float]], long: float
+) -> NDArray[np.uint8]:
+    """The colour of the road at large: uint8 (SOIL_SIDE, SOIL_SIDE, 3), a square of `long` metres around x = 0.
+
+    colour: BGR of the clean road; unrest: deviation of its light as a share; tracks: (x, width, change) of the stripes
+    that traffic leaves, in metres and as a share of light.
+    """
+    side = SOIL_SIDE
+    light = 1.0 + unrest * (0.7 * cloudy(rng, side, side, rng.uniform(1.1, 1.8)) + 0.3 * cloudy(rng, side, side, 0.8))
+    light += rng.uniform(0.0, 0.05) * cloudy(rng, side, side, 1.2, stretch=14.0)
+    across = (np.arange(side) + 0.5) / side * long
+    across = np.where(across > long / 2, across - long, across)
+    swing = np.asarray(0.25 * cloudy(rng, side, side, 1.8, coarsest=0.5)[:, :1], np.float64)
+    for place, width, change in tracks:
+        light *= 1.0 + change * np.exp(-(((across[None] - place - swing * width) / width) ** 2) / 2)
+    light *= 1.0 + 0.5 * _stains(rng, side)
+    dust = np.clip(0.4 * cloudy(rng, side, side, 1.4) + 0.3, 0.0, 1.0)[..., None] * rng.uniform(0.0, 0.25)
+    dusty = np.asarray([0.82, 0.95, 1.12]) if rng.random() < 0.6 else np.asarray([1.05, 1.02, 0.96])
+    soil = colour * np.clip(light, 0.3, 1.7)[..., None] * (1.0 + dust * (dusty - 1.0))
+    return np.asarray(np.clip(soil, 4, 250), np.uint8)
+
+
+def verge(rng: np.random.Generator, side: int = 256) -> NDArray[np.uint8]:
+    """Grass, dirt or gravel beside the road: uint8 (side, side, 3) BGR."""
+    kinds = {
+        "grass": ((40, 95, 85), (60, 150, 160)), "dry grass": ((70, 125, 140), (110, 170, 185)),
+        "dirt": ((70, 90, 140), (100, 120, 165)), "gravel": ((95, 105, 110), (150, 160, 165)),
+    }  # fmt: skip
+    names = list(kinds)
+    first, second = kinds[names[int(rng.integers(len(names)))]], kinds[names[int(rng.integers(len(names)))]]
+    mix = np.clip(0.5 + 0.5 * cloudy(rng, side, side, 1.3), 0, 1)[..., None]
+    rough = np.clip(0.5 + rng.uniform(0.2, 0.45) * cloudy(rng, side, side, 0.35), 0, 1.2)[..., None]
+    low = np.asarray(first[0]) * (1 - mix) + np.asarray(second[0]) * mix
+    high = np.asarray(first[1]) * (1 - mix) + np.asarray(second[1]) * mix
+    return np.asarray(np.clip((low + (high - low) * rough) * rng.uniform(0.6, 1.0), 0, 255), np.uint8)
+
+
+def _grains(field: Floats, tint: Floats, colourful: float) -> NDArray[np.uint8]:
+    """A field of mean 1 as three channels, some grains warmer and some cooler."""
+    warm = standardised(tint) * colourful
+    return np.asarray(np.clip(np.stack([field - warm, field, field + warm], -1) * GRAIN_MEAN, 2, 253), np.uint8)
+
+
+def _lit(rng: np.random.Generator, heights: Floats) -> Floats:
+    """The light and shade that a low sun makes of heights, deviation 1."""
+    angle = rng.uniform(0.0, 2 * np.pi)
+    slope = np.cos(angle) * (np.roll(heights, 1, 1) - heights) + np.sin(angle) * (np.roll(heights, 1, 0) - heights)
+    return standardised(slope)
+
+
+def _specks(rng: np.random.Generator, side: int, share: float, sigma: float, where: NDArray[np.bool_]) -> Floats:
+    dots = np.asarray((rng.random((side, side)) < share) & where, np.float32) * (2 * np.pi * sigma**2)
+    return softened(np.asarray(dots * rng.uniform(0.5, 1.5, dots.shape), np.float32), sigma)
+
+
+def _stains(rng: np.random.Generator, side: int) -> Floats:
+    """Oil, water and lime: a change of light as a share, in blots with soft but uneven edges."""
+    change = np.zeros((side, side), np.float32)
+    shape = cloudy(rng, side, side, 1.3)
+    for _ in range(rng.poisson(2.0)):
+        x, y, radius = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(2, 18)
+        rows, columns = np.ogrid[:side, :side]
+        distance = np.hypot((columns - x) * rng.uniform(0.5, 1.5), rows - y) / radius
+        blot = np.clip((1.2 - distance + 0.35 * shape) * rng.uniform(1.5, 6), 0, 1)
+        change += np.asarray(blot * rng.uniform(-0.75, 0.3), np.float32)
+    return np.clip(change, -0.9, 0.5)
