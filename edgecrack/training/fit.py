@@ -1,0 +1,243 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import edgecrack
+from edgecrack.errors import EdgecrackError, SpecError
+from edgecrack.fitting import Fit
+from edgecrack.metrics import Counts, counts, f_score
+from edgecrack.models import CrackNet, build_model, rgb_from_frames
+from edgecrack.models.checkpoint import load_tensors, save_checkpoint, save_tensors
+from edgecrack.spec import METADATA_KEY, FrameSpec, ModelSpec
+from edgecrack.training.data import Frames, batch
+from edgecrack.training.losses import LOSSES, cross_entropy
+
+LEARNING_RATES = {"aelf-unet": 7e-4, "cacpnet": 2e-3, "msfnet": 2e-3, "scnet": 2e-3}
+
+
+class TrainingError(EdgecrackError):
+    """A run that went wrong: a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: AdamW with warm-up and cosine, bfloat16 autocast.
+
+    Attributes:
+        steps: of the whole run, which ends earlier when `minutes` of training are over; the cosine follows whichever is
+            nearer its end.
+        minutes: of training, over all resumes.
+        batch: crops a step.
+        crop: their side in pixels.
+        learning_rate: at its peak.
+        weight_decay: of AdamW.
+        warm_up: steps until the learning rate is reached.
+        warm_up_cross_entropy: share of the run with plain cross-entropy before the net's own loss takes over; it gets a net
+            without normalisation off the ground.
+        seed: of the weights and of every crop.
+    """
+
+    steps: int = 2000
+    minutes: float = math.inf
+    batch: int = 8
+    crop: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warm_up: int = 50
+    warm_up_cross_entropy: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.crop < 32 or self.minutes <= 0:
+            raise SpecError(f"steps, batch and minutes must be positive and crop at least 32, got {self}")
+
+
+class Trainer:
+    """One run in `folder`: `last.safetensors` to resume from, `best.safetensors` to use, `log.jsonl` to read.
+
+    Args:
+        spec: the net; its frame and threshold are set by the run.
+        train: the sets, sampled evenly.
+        held_back: the sets that choose the best checkpoint and the threshold, by the mean of their 2-pixel F1.
+        resume: continue what is in `folder`. Raises SpecError when that is another net or recipe.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        recipe: Recipe,
+        train: Sequence[Frames],
+        held_back: Sequence[Frames],
+        folder: Path,
+        *,
+        resume: bool = False,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.train_sets, self.held_back, self.folder = recipe, train, held_back, folder
+        self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train))
+        self.net = build_model(spec)
+        if recipe.crop % self.net.stride:
+            raise SpecError(f"crop must be a multiple of {self.net.stride} for {spec.name}, got {recipe.crop}")
+        decay, rate = recipe.weight_decay, recipe.learning_rate
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), rate, weight_decay=decay)
+        self.step, self.seconds, self.best_score = 0, 0.0, -1.0
+        if resume:
+            self._load()
+        elif (folder / "last.safetensors").exists():
+            raise SpecError(f"{folder} holds a run already; continue it with --resume or choose another folder")
+
+    def run(self, report: Callable[[str], None], validate_every: float = 300.0) -> Path:
+        """Train to the end, or until KeyboardInterrupt, which saves and is passed on. Returns the best checkpoint's path.
+
+        Args:
+            report: takes a progress line, about every 20 seconds.
+            validate_every: seconds between validations; each may write the best checkpoint and writes the last.
+        """
+        losses: list[float] = []
+        began, reported, validated = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
+        try:
+            with ThreadPoolExecutor(1) as ahead:
+                crops = ahead.submit(self._batch, self.step)
+                while self.progress < 1:
+                    frames, masks = crops.result()
+                    crops = ahead.submit(self._batch, self.step + 1)
+                    losses.append(self._step(frames, masks))
+                    self.step += 1
+                    self.seconds = time.monotonic() - began
+                    if time.monotonic() - reported > 20:
+                        report(self._line(losses[-100:]))
+                        reported = time.monotonic()
+                    if time.monotonic() - validated > validate_every:
+                        report(self._validate(losses[-100:]))
+                        validated = time.monotonic()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        report(self._validate(losses[-100:]))
+        return self.folder / "best.safetensors"
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 at the end."""
+        return max(self.step / self.recipe.steps, self.seconds / 60 / self.recipe.minutes)
+
+    def _batch(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        return batch(self.train_sets, self.recipe.batch, self.recipe.crop, self.recipe.seed, step)
+
+    def _step(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> float:
+        self.net.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimiser.zero_grad()
+        target = torch.from_numpy(masks)[:, None].float()
+        logits = self._logits(torch.from_numpy(frames))
+        warming = self.progress < self.recipe.warm_up_cross_entropy
+        loss = cross_entropy(logits[0], target) if warming else LOSSES[self.spec.name](logits, target)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        return loss.item()
+
+    def _logits(self, frames: Tensor) -> list[Tensor]:
+        x = self.net.prepare(rgb_from_frames(frames))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.net.stages(x)
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.recipe.warm_up)
+        return self.recipe.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))) + 1e-3)
+
+    def _line(self, losses: Sequence[float]) -> str:
+        share = max(self.progress, 1e-6)
+        left = self.seconds * (1 - share) / share / 60
+        return f"step {self.step}  {share:.0%}  loss {np.mean(losses):.4f}  {left:.0f} min left"
+
+    def _validate(self, losses: Sequence[float]) -> str:
+        scores = score(self.net, self.held_back)
+        mean = np.mean([f_score(pooled) for pooled in scores.values()], axis=0)
+        level = 1 + int(np.argmax(mean[1:]))
+        by_set = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in scores.items()}
+        best = mean[level] > self.best_score
+        if best:
+            self.best_score = float(mean[level])
+            self._save_best(level / 255)
+        self._save()
+        record = {"step": self.step, "seconds": round(self.seconds), "loss": float(np.mean(losses)) if losses else None}
+        record |= {"threshold": round(level / 255, 4), "held_back_f1_2px": by_set, "best": bool(best)}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        scored = ", ".join(f"{name} {value:.3f}" for name, value in by_set.items())
+        return f"step {self.step}  held back, 2-pixel F1: {scored} at threshold {level / 255:.2f}"
+
+    def _save_best(self, threshold: float) -> None:
+        versions = {"edgecrack": edgecrack.__version__, "torch": torch.__version__}
+        spec = dataclasses.replace(self.spec, threshold=threshold, versions=versions)
+        save_checkpoint(self.folder / "best.safetensors", self.net, spec)
+
+    def _save(self) -> None:
+        tensors = {f"net.{key}": value.detach().contiguous() for key, value in self.net.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+        state = {"step": self.step, "seconds": self.seconds, "best_score": self.best_score}
+        metadata = {METADATA_KEY: self.spec.to_json(), "recipe": _recipe_json(self.recipe), "state": json.dumps(state)}
+        save_tensors(self.folder / "last.safetensors", tensors, metadata)
+
+    def _load(self) -> None:
+        path = self.folder / "last.safetensors"
+        tensors, metadata = load_tensors(path)
+        if metadata.get(METADATA_KEY) != self.spec.to_json() or metadata.get("recipe") != _recipe_json(self.recipe):
+            raise SpecError(f"{path} is a run of another net, data or recipe; give the same options or another folder")
+        state = json.loads(metadata["state"])
+        self.step, self.seconds, self.best_score = state["step"], state["seconds"], state["best_score"]
+        self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def score(net: CrackNet, sets: Sequence[Frames], tolerance: float = 2.0) -> dict[str, Counts]:
+    """The pooled counts of each set, every frame at its own size, padded to the net's stride."""
+    net.eval()
+    pooled: dict[str, Counts] = {}
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for frames in sets:
+            for index in range(len(frames)):
+                frame = frames[index]
+                if frame.mask is None:
+                    continue
+                found = counts(probability(net, frame.image), frame.mask, tolerance)
+                pooled[frames.name] = pooled[frames.name] + found if frames.name in pooled else found
+    return pooled
+
+
+def probability(net: CrackNet, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) BGR -> uint8 (H, W), the net run at the frame's own size, padded to its stride."""
+    height, width = (math.ceil(side / net.stride) * net.stride for side in image.shape[:2])
+    fit = Fit(FrameSpec(height, width), *image.shape[:2], *image.shape[:2])
+    x = net.prepare(rgb_from_frames(torch.from_numpy(np.ascontiguousarray(fit.apply(image)))[None]))
+    answer = (torch.sigmoid(net(x).float())[0, 0] * 255 + 0.5).to(torch.uint8).numpy()
+    return fit.undo(answer)
+
+
+def _recipe_json(recipe: Recipe) -> str:
+    return json.dumps(dataclasses.asdict(recipe), sort_keys=True)
