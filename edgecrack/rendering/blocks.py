@@ -37,13 +37,13 @@ def _cracks(rng: np.random.Generator, scene: Scene, start: float) -> Strokes:
     size = scene.block
     at = np.array([rng.uniform(scene.left, scene.right), start + rng.uniform(0.0, size)])
     if scene.view == "down":
-        at[0] *= 0.5  # where the camera looks
+        at[0] *= 0.4  # where the camera looks
     if kind in ("along", "across", "wandering"):
         return _single(rng, scene, at, kind)
     if kind == "blocks":
         cell = rng.uniform(0.25, 0.8) * (1.0 if scene.view == "forward" else 0.4 * size)
         return network(rng, scene.habit, at, np.array([rng.uniform(0.6, 2.0), rng.uniform(0.8, 3.0)]) * size / 6, cell)
-    radii = np.array([rng.uniform(0.25, 0.8), rng.uniform(0.5, 3.0)]) * (1.0 if scene.view == "forward" else size / 4)
+    radii = np.array([rng.uniform(0.25, 0.8), rng.uniform(0.5, 4.0)]) * (1.0 if scene.view == "forward" else size / 4)
     return network(rng, scene.habit, at, radii, scene.habit.cell)
 
 
@@ -53,8 +53,8 @@ def _single(rng: np.random.Generator, scene: Scene, at: Matrix, kind: str) -> St
         run = np.array([rng.normal(0.0, 0.04), rng.uniform(0.3, 1.5)]) * size
     elif kind == "across":
         wide = scene.right - scene.left
-        run = np.array([rng.choice([-1.0, 1.0]) * rng.uniform(0.1, 0.6) * wide, rng.normal(0.0, 0.06) * size])
+        run = np.array([rng.choice([-1.0, 1.0]) * rng.uniform(0.1, 0.7) * wide, rng.normal(0.0, 0.06) * size])
     else:
-        angle, long = rng.uniform(0.0, 2 * np.pi), rng.uniform(0.15, 0.9) * size
+        angle, long = rng.uniform(0.0, 2 * np.pi), rng.uniform(0.15, 1.5) * size
         run = np.array([np.cos(angle), np.sin(angle)]) * long
     return crack(rng, scene.habit, at - run / 2, at + run / 2)

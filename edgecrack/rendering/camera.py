@@ -68,11 +68,12 @@ def horizon_rows(camera: Camera, width: int) -> tuple[float, float]:
 
 def bands(camera: Camera, height: int, width: int, growth: float = 1.45) -> list[Band]:
     """The picture below the horizon in bands: within one, the ground seen by a pixel grows by at most `growth`."""
-    first = max(0, int(max(horizon_rows(camera, width))) + 2)
+    horizon = horizon_rows(camera, width)
+    first = max(0, int(min(horizon)))
     rows = np.arange(first, height, dtype=np.float64)
     if not len(rows):
         return []
-    across, along = _footprints(camera, rows, width / 2)
+    across, along = _footprints(camera, np.maximum(rows, max(horizon) + 2.0), width / 2)
     size = np.log(across * along) / (2 * np.log(growth))
     step = np.floor(size - size[-1])
     edges = [0, *(np.flatnonzero(np.diff(step)) + 1).tolist(), len(rows)]

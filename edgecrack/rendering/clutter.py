@@ -63,17 +63,17 @@ def lane_marks(marks: tuple[LaneMark, ...], near: float, far: float) -> list[Are
 def joints(scene: Scene, near: float, far: float) -> Strokes:
     """The straight grooves between slabs."""
     along, across = scene.slab
-    width = max(0.006, 1.2 * scene.pixel)
+    width, dark = max(scene.joint[0], 1.2 * scene.pixel), scene.joint[1]
     step = 20 * scene.pixel
     parts = []
     if along:
         for y in np.arange(np.ceil(near / along), np.ceil(far / along)) * along:
             x = np.arange(scene.left, scene.right + step, step)
-            parts.append(Strokes.from_path(np.column_stack([x, np.full_like(x, y)]), width, 0.5))
+            parts.append(Strokes.from_path(np.column_stack([x, np.full_like(x, y)]), width, dark))
     if across:
         for x_joint in np.arange(np.ceil(scene.left / across), np.ceil(scene.right / across)) * across:
             y = np.arange(near, far, step)
-            parts.append(Strokes.from_path(np.column_stack([np.full_like(y, x_joint), y]), width, 0.45))
+            parts.append(Strokes.from_path(np.column_stack([np.full_like(y, x_joint), y]), width, dark))
     return Strokes.joined(parts)
 
 
@@ -128,7 +128,7 @@ def covering(
     if right <= left or bottom <= top:
         return None
     canvas = np.zeros((bottom - top, right - left), np.uint8)
-    fixed = [np.rint((polygon - (left, top)) * 16).astype(np.int32) for polygon in polygons]
+    fixed = [np.rint(np.clip(polygon - (left, top), -6e7, 6e7) * 16).astype(np.int32) for polygon in polygons]
     cv2.fillPoly(canvas, fixed, (255,), cv2.LINE_AA, 4)
     if blur > 0.3:
         canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), blur), np.uint8)

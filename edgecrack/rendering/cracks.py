@@ -11,6 +11,7 @@ from edgecrack.rendering.camera import Matrix
 from edgecrack.rendering.noise import unrest, wandering
 from edgecrack.rendering.strokes import Strokes
 
+WIDEST = 8.0  # pixels in the foreground that a crack is anywhere
 PATTERNS = ("along", "across", "wandering", "blocks", "alligator")
 
 
@@ -33,18 +34,21 @@ def crack(rng: np.random.Generator, habit: CrackHabit, start: Matrix, end: Matri
     path = _path(rng, habit, np.stack([start, bend, end]))
     width = habit.width * scale * float(np.exp(rng.normal(0.0, 0.3)))
     strength = float(np.clip(habit.strength * np.exp(rng.normal(0.0, 0.2)), 0.12, 0.92))
-    parts = [_worn(rng, path, width, strength)]
+    parts = [_worn(rng, habit, path, width, strength)]
     for _ in range(rng.poisson(habit.branching)):
         parts.append(_branch(rng, habit, path, width, strength))
     if rng.random() < 0.15:  # a twin beside it, as where two layers shear
         aside = path[len(path) // 4 : -len(path) // 4] + rng.normal(0.0, 6.0, 2) * habit.pixel
-        parts.append(_worn(rng, aside + rng.normal(0.0, 0.4 * habit.pixel, aside.shape), width * 0.5, strength * 0.8))
+        parts.append(
+            _worn(rng, habit, aside + rng.normal(0.0, 0.4 * habit.pixel, aside.shape), width * 0.5, strength * 0.8)
+        )
     return Strokes.joined(parts)
 
 
 def network(rng: np.random.Generator, habit: CrackHabit, middle: Matrix, radii: Matrix, cell: float) -> Strokes:
     """A patch of cracked skin: cells of about `cell` metres in an ellipse of these radii, wider in its middle."""
-    edges = _cell_edges(rng, middle, radii, cell)
+    # Traffic tears skin across the road first, and in many places only the pieces of a net are left.
+    edges = _cell_edges(rng, middle, radii, np.array([cell, cell * rng.uniform(0.5, 1.1)]), rng.uniform(0.45, 0.95))
     if not len(edges):
         return Strokes.none()
     long = float(np.median(np.linalg.norm(edges[:, 1] - edges[:, 0], axis=1)))
@@ -56,6 +60,7 @@ def network(rng: np.random.Generator, habit: CrackHabit, middle: Matrix, radii: 
     width = base * np.clip(1.35 - inside, 0.25, 1.0) * np.exp(0.25 * rng.standard_normal((count, points)))
     strength = np.clip(habit.strength * np.exp(rng.normal(0.0, 0.25, (count, 1))) * np.ones((1, points)), 0.12, 0.92)
     line = np.repeat(np.arange(count), points)
+    width = np.minimum(width, WIDEST * habit.pixel)
     return Strokes(paths.reshape(-1, 2), width.reshape(-1), strength.reshape(-1), line)
 
 
@@ -65,14 +70,14 @@ def _path(rng: np.random.Generator, habit: CrackHabit, corners: Matrix) -> Matri
     return np.asarray(wandering(rng, corners[None], levels, habit.roughness)[0], np.float64)
 
 
-def _worn(rng: np.random.Generator, path: Matrix, width: float, strength: float) -> Strokes:
+def _worn(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> Strokes:
     """A path with the width and darkness that a crack has along its length: thin at its ends, broken in places."""
     count = len(path)
     ends = np.minimum(1.0, np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.15 * count) + 0.25)
     wide = width * ends * np.exp(0.4 * unrest(rng, count))
     wide[unrest(rng, count) < rng.uniform(-2.6, -1.5)] *= 0.2
     dark = np.clip(strength * np.exp(0.18 * unrest(rng, count)), 0.1, 0.94)
-    return Strokes.from_path(path, np.clip(wide, 0.0, 3.5 * width), dark)
+    return Strokes.from_path(path, np.minimum(wide, WIDEST * habit.pixel), dark)
 
 
 def _branch(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> Strokes:
@@ -87,15 +92,15 @@ def _branch(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: fl
     end = path[at] + turned * long
     bent = (path[at] + end) / 2 + rng.normal(0.0, 0.12, 2) * long
     grown = _path(rng, habit, np.stack([path[at], bent, end]))
-    return _worn(rng, grown, width * rng.uniform(0.4, 0.85), strength * rng.uniform(0.7, 1.0))
+    return _worn(rng, habit, grown, width * rng.uniform(0.4, 0.85), strength * rng.uniform(0.7, 1.0))
 
 
-def _cell_edges(rng: np.random.Generator, middle: Matrix, radii: Matrix, cell: float) -> Matrix:
-    """The borders (N, 2, 2) of cells around scattered middles, some of them missing."""
-    across, along = (max(3, int(2 * radius / cell) + 2) for radius in radii)
+def _cell_edges(rng: np.random.Generator, middle: Matrix, radii: Matrix, cell: Matrix, whole: float) -> Matrix:
+    """The borders (N, 2, 2) of cells of this size (x, y); the share `whole` of them in the middle, fewer further out."""
+    across, along = (int(count) for count in np.maximum(3, 2 * radii / cell + 2))
     if across * along > 900:
-        cell *= (across * along / 900) ** 0.5
-        across, along = (max(3, int(2 * radius / cell) + 2) for radius in radii)
+        cell = cell * (across * along / 900) ** 0.5
+        across, along = (int(count) for count in np.maximum(3, 2 * radii / cell + 2))
     grid = np.stack(np.meshgrid(np.arange(across), np.arange(along)), axis=-1).reshape(-1, 2)
     middles = (grid + 0.5 + rng.uniform(-0.42, 0.42, grid.shape)) * 10.0
     divided = cv2.Subdiv2D((0, 0, across * 10 + 1, along * 10 + 1))
@@ -105,5 +110,5 @@ def _cell_edges(rng: np.random.Generator, middle: Matrix, radii: Matrix, cell: f
     edges = np.unique(np.rint(np.where((edges[:, :1, :1] > edges[:, 1:, :1]), edges[:, ::-1], edges) * 64), axis=0) / 64
     placed = (edges / 10.0 - np.array([across, along]) / 2) * cell + middle
     reach = np.linalg.norm((placed.mean(axis=1) - middle) / radii, axis=1)
-    kept = (reach < 1.0) & (rng.random(len(placed)) < 0.93 - 0.45 * reach**3)
+    kept = (reach < 1.0) & (rng.random(len(placed)) < whole * (1.0 - 0.45 * reach**3))
     return np.asarray(placed[kept], np.float64)

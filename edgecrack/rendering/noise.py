@@ -16,11 +16,11 @@ def cloudy(
 
     `stretch` above 1 draws it out along the rows (down the image); `coarsest` is the longest wave, as a share of the side.
     """
-    rows = np.fft.fftfreq(height)[:, None] * height * stretch
-    columns = np.fft.rfftfreq(width)[None, :] * width
-    frequency = np.sqrt(rows**2 + columns**2)
-    amplitude = np.maximum(frequency, 1.0) ** -falloff
-    amplitude[frequency < 1.0 / coarsest] = 0.0
+    rows = np.asarray(np.fft.fftfreq(height) * height * stretch, np.float32)[:, None]
+    columns = np.asarray(np.fft.rfftfreq(width) * width, np.float32)[None, :]
+    square = rows**2 + columns**2
+    amplitude = np.maximum(square, np.float32(1.0)) ** np.float32(-falloff / 2)
+    amplitude[square < 1.0 / coarsest**2] = 0.0
     white = rng.standard_normal((height, width), np.float32)
     return standardised(np.fft.irfft2(np.fft.rfft2(white) * amplitude, (height, width)))
 

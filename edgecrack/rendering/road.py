@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from edgecrack.errors import SpecError
 from edgecrack.rendering import surface as ground
+from edgecrack.rendering.beside import Beside
 from edgecrack.rendering.blocks import REACH, Block, drawn_block
-from edgecrack.rendering.camera import Camera, bands, ground_at, horizon_rows
+from edgecrack.rendering.camera import Camera, bands, ground_at
 from edgecrack.rendering.clutter import covering, joints, lane_marks, lay
-from edgecrack.rendering.noise import Floats, cloudy, wandering
+from edgecrack.rendering.noise import Floats
 from edgecrack.rendering.scene import SURFACES, VIEWS, Scene, drawn_scene
 from edgecrack.rendering.sensor import drawn_sensor, photographed
 from edgecrack.rendering.strokes import Strokes, label, projected, shade
@@ -49,28 +50,28 @@ class RenderedRoad:
         self._bands = bands(self._scene.camera, self._height, self._width)
         self._grain = _grain(rng, self._scene, self._width)
         self._soil, brightness = _soil(rng, self._scene)
-        self._verge = ground.GroundTexture(ground.verge(rng), (0.03, 0.05)) if self.view == "forward" else None
-        self._edges = _edges(rng, self._scene)
-        self._sky = _sky(rng, self._width)
+        self._beside = Beside(rng, self._scene.left, self._scene.right, self._width) if self.view == "forward" else None
         self._sensor = drawn_sensor(rng, self._height, self._width, 128.0 * brightness)
+        self._rim = _rim(rng)
         self._phases = rng.uniform(0.0, 2 * np.pi, (4, 2))
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
     @property
     def view(self) -> str:
-        """ "forward" or "down"."""
+        """Where the camera looks, "forward" or "down"."""
         return self._scene.view
 
     @property
     def surface(self) -> str:
-        """ "asphalt" or "concrete"."""
+        """What the road is made of, "asphalt" or "concrete"."""
         return self._scene.surface
 
     def frame(self, index: int, rate: float = 30.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Frame number `index`, from 0 on, of a clip at `rate` frames a second, in any order.
 
         Returns the image, uint8 (height, width, 3) BGR, and the mask, bool (height, width): True where a crack is that
-        is at least about 0.7 pixels wide there. Raises SpecError for a negative index or a rate that is not positive.
+        is at least about 0.7 pixels wide there and not so faint that it is lost in the grain.
+        Raises SpecError for a negative index or a rate that is not positive.
         """
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
             raise SpecError(f"wanted a frame index that is a whole number from 0 on, got {index!r}")
@@ -110,8 +111,8 @@ class RenderedRoad:
             lay(picture, grain, area, camera)
             if area.paint and (found := covering(area.outlines, camera, height, width)):
                 mask[found[0]] &= found[1] < 0.5
-        if self.view == "forward":
-            self._beside(picture, mask, camera, near)
+        if self._beside:
+            self._beside.lay(picture, mask, camera, self._bands, near)
         return picture, mask
 
     def _cracked(
@@ -127,7 +128,7 @@ class RenderedRoad:
         cracks = projected(Strokes.joined([block.cracks for block in blocks]), camera, *size)
         others = [block.lines for block in blocks]
         lines = projected(Strokes.joined([*others, joints(self._scene, *stretch)]), camera, *size)
-        dark = cv2.max(shade(cracks, *size), shade(lines, *size))
+        dark = shade(cracks + lines, *size)
         rows = np.flatnonzero(dark.any(axis=1))
         if not len(rows):
             return np.zeros(size, np.bool_)
@@ -135,7 +136,11 @@ class RenderedRoad:
         # A bright stone on the edge of a crack stays bright.
         rough = grain[used, :, 1].astype(np.float32) * np.float32(2.0 / 128) - np.float32(2.0)
         taken = dark[used].astype(np.float32) * np.clip(1.0 - rough, 0.55, 1.15) * np.float32(1 / 255)
-        picture[used] *= 1.0 - np.minimum(taken, 0.97)[..., None]
+        left = 1.0 - np.minimum(taken, 0.97)
+        if self._rim[2]:  # the lip that faces the sun is brighter than the road
+            down, right, gain = self._rim
+            left *= 1.0 + gain * np.maximum(np.roll(taken, (down, right), (0, 1)) - taken, 0.0)
+        picture[used] *= left[..., None]
         return label(cracks, *size)
 
     def _stretch(self, camera: Camera) -> tuple[float, float]:
@@ -152,24 +157,6 @@ class RenderedRoad:
             if len(self._blocks) > _KEPT_BLOCKS:
                 self._blocks.popitem(last=False)
         return self._blocks[number]
-
-    def _beside(self, picture: Floats, mask: NDArray[np.bool_], camera: Camera, near: float) -> None:
-        """Lay verge and sky over the picture and take them out of the mask."""
-        height, width = self._height, self._width
-        period = float(self._edges[0][-1, 1])
-        first = np.floor(near / period) * period
-        outlines = []
-        for edge, outside in zip(self._edges, (-60.0, 60.0), strict=True):
-            line = np.vstack([edge + (0.0, first + period * turn) for turn in range(3)])
-            outlines.append(np.vstack([line, [(outside, line[-1, 1]), (outside, line[0, 1])]]))
-        found = covering(tuple(outlines), camera, height, width)
-        if found and self._verge:
-            beside = self._verge.seen(camera, self._bands, height, width)[found[0]].astype(np.float32)
-            picture[found[0]] += found[1][..., None] * (beside - picture[found[0]])
-            mask[found[0]] &= found[1] < 0.5
-        left, right = horizon_rows(camera, width)
-        if max(left, right) > 0:
-            _lay_sky(picture, mask, self._sky, left, right)
 
 
 def rendered_frame(seed: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -191,11 +178,18 @@ def _check(seed: int, height: int, width: int, view: str, surface: str) -> None:
 
 
 def _grain(rng: np.random.Generator, scene: Scene, width: int) -> ground.GroundTexture:
-    side = 512
+    side = 384 if width <= 640 else 512
     texel = scene.pixel
     make: Callable[[np.random.Generator, int, float], NDArray[np.uint8]]
     make = ground.asphalt_grain if scene.surface == "asphalt" else ground.concrete_grain
     return ground.GroundTexture(make(rng, side, texel), (texel, texel))
+
+
+def _rim(rng: np.random.Generator) -> tuple[int, int, np.float32]:
+    """How the lip of a crack catches the light: rows and columns from the crack, and the gain; 0 under a dull sky."""
+    down, right = (int(v) for v in rng.integers(-1, 2, 2))
+    gain = rng.uniform(0.1, 0.45) if rng.random() < 0.4 and (down or right) else 0.0
+    return down, right, np.float32(gain)
 
 
 def _soil(rng: np.random.Generator, scene: Scene) -> tuple[ground.GroundTexture, float]:
@@ -208,48 +202,11 @@ def _soil(rng: np.random.Generator, scene: Scene) -> tuple[ground.GroundTexture,
         for lane in (0.0, -3.5, 3.5):
             tracks += [(lane + side * 0.85, rng.uniform(0.25, 0.5), change) for side in (-1, 1)]
             tracks.append((lane, rng.uniform(0.2, 0.5), rng.normal(-0.03, 0.05)))
-    tint = rng.normal(0.0, 0.03)
+    tint = rng.normal(0.0, 0.03) if scene.surface == "asphalt" else rng.normal(0.03, 0.05)
     colour = 128.0 * np.array([1.0 - tint, 1.0, 1.0 + tint])
-    unrest = rng.uniform(0.02, 0.08) if scene.surface == "asphalt" else rng.uniform(0.04, 0.16)
+    unrest = rng.uniform(0.02, 0.08) if scene.surface == "asphalt" else rng.uniform(0.03, 0.08 if forward else 0.15)
     tile = ground.road_soil(rng, colour, unrest, tracks, long)
+    if scene.surface == "concrete":
+        tile = ground.weathered(rng, tile, rng.uniform(0.0, 0.4) if forward else rng.uniform(0.0, 1.0))
     brightness = rng.uniform(0.6, 1.25) if scene.surface == "asphalt" else rng.uniform(0.6, 1.35)
     return ground.GroundTexture(tile, (long / ground.SOIL_SIDE,) * 2), brightness
-
-
-def _edges(rng: np.random.Generator, scene: Scene) -> list[NDArray[np.float64]]:
-    """The frayed edges of the road, left and right, as paths along one period of 64 m."""
-    ends = np.array([[(x, 0.0), (x, 64.0)] for x in (scene.left, scene.right)])
-    paths = wandering(rng, ends, 9, 0.06)
-    paths[:, :, 0] = ends[:, :1, 0] + np.clip((paths[:, :, 0] - ends[:, :1, 0]) * 0.05, -0.4, 0.4)
-    return [np.column_stack([path[:, 0], np.linspace(0.0, 64.0, len(path))]) for path in paths]
-
-
-def _sky(rng: np.random.Generator, width: int) -> tuple[Floats, Floats]:
-    """The colours from the horizon up, float32 (256, 1, 3), and the heights of trees or hills a column in pixels."""
-    low, high = np.array([225.0, 222.0, 215.0]), np.array([235.0, 190.0, 140.0])
-    if rng.random() < 0.4:
-        high = np.array([205.0, 205.0, 205.0])
-    share = np.linspace(0.0, 1.0, 256)[:, None, None]
-    colours = (low + (high - low) * share) * rng.uniform(0.7, 1.15)
-    side = 1 << max(4, (width - 1).bit_length())
-    heights = cloudy(rng, 4, side, 1.0)[0, :width] * rng.uniform(0.0, 0.04) * width + rng.uniform(0.0, 0.08) * width
-    return np.asarray(colours, np.float32), np.asarray(np.maximum(heights, 0.0), np.float32)
-
-
-def _lay_sky(picture: Floats, mask: NDArray[np.bool_], sky: tuple[Floats, Floats], left: float, right: float) -> None:
-    colours, heights = sky
-    height, width = mask.shape
-    horizon = np.linspace(left, right, width)
-    bottom = min(height, int(max(left, right)) + 4)
-    rows = np.arange(bottom)[:, None]
-    above = horizon[None] + 3.0 - rows
-    up = np.clip(above / max(height * 0.4, 1.0) * 255, 0, 255).astype(np.intp)
-    air = colours[up, 0]
-    trees = (
-        np.asarray((45.0, 70.0, 62.0), np.float32)
-        * (0.8 + 0.4 * np.sin(rows * 2.1 + np.arange(width) * 1.7))[..., None]
-    )
-    air = np.where((above < heights[None])[..., None], trees, air)
-    sky_here = above > 0
-    picture[:bottom][sky_here] = air[sky_here]
-    mask[:bottom] &= ~sky_here

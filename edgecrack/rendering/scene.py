@@ -40,6 +40,7 @@ class Scene:
     pixel: float  # ground under the nearest pixel
     marks: tuple[LaneMark, ...]
     slab: tuple[float, float]  # joints every so many metres along and across; 0 for none
+    joint: tuple[float, float]  # width, and share of the light that it takes
     habit: CrackHabit
     condition: float  # cracks a block; 0 for a road without any
     favour: tuple[float, ...]  # share of each of PATTERNS
@@ -64,6 +65,7 @@ def drawn_scene(rng: np.random.Generator, height: int, width: int, view: str, su
         sway=rng.uniform(0.3, 1.5), left=left, right=right,
         block=6.0 if forward else 0.8 * reach,
         pixel=pixel, marks=marks, slab=_slab(rng, surface, forward),
+        joint=(rng.uniform(0.003, 0.015), rng.uniform(0.15, 0.65)),
         habit=_habit(rng, pixel, forward),
         condition=0.0 if rng.random() < 0.15 else float(np.exp(rng.normal(1.2 if forward else 0.75, 0.6))),
         favour=tuple(rng.dirichlet((0.8, 0.8, 0.8, 0.25, 0.6) if forward else (0.7, 0.7, 1.0, 0.2, 0.2))),
@@ -136,7 +138,7 @@ def _field(rng: np.random.Generator, reach: float) -> tuple[float, float, tuple[
 
 
 def _slab(rng: np.random.Generator, surface: str, forward: bool) -> tuple[float, float]:
-    if surface == "asphalt" or rng.random() < 0.2:
+    if surface == "asphalt" or rng.random() < (0.2 if forward else 0.6):
         return 0.0, 0.0
     if forward:
         return rng.uniform(3.5, 6.0), rng.choice([0.0, rng.uniform(3.0, 4.5)])
@@ -148,7 +150,7 @@ def _habit(rng: np.random.Generator, pixel: float, forward: bool) -> CrackHabit:
     return CrackHabit(
         pixel=pixel,
         width=float(np.clip(typical, 1.5, 7.0)) * pixel,
-        strength=float(np.clip(rng.beta(2.2, 2.6), 0.15, 0.85)),
+        strength=float(np.clip(rng.beta(1.8, 3.6 if forward else 2.6), 0.14, 0.85)),
         roughness=rng.uniform(0.07, 0.17),
         branching=float(rng.choice([0.3, 1.0, 2.5])),
         cell=rng.uniform(0.08, 0.3) if forward else rng.uniform(35.0, 130.0) * pixel,

@@ -29,25 +29,31 @@ class Sensor:
 def drawn_sensor(rng: np.random.Generator, height: int, width: int, level: float) -> Sensor:
     """A camera for pictures of height x width pixels whose road comes out at about `level` grey values."""
     rows, columns = np.ogrid[:height, :width]
-    centre = (height * rng.uniform(0.4, 0.6), width * rng.uniform(0.4, 0.6))
-    radius = ((rows - centre[0]) / height) ** 2 + ((columns - centre[1]) / width) ** 2
-    slope = (columns / width - 0.5) * rng.normal(0.0, 0.08) + (rows / height - 0.5) * rng.normal(0.0, 0.08)
-    fall = 1.0 - rng.uniform(0.0, 0.45) * radius + slope
+    down, right = np.asarray(rows / height - 0.5, np.float32), np.asarray(columns / width - 0.5, np.float32)
+    corner = np.float32(rng.uniform(0.0, 0.45))
+    middle = rng.uniform(-0.1, 0.1, 2).astype(np.float32)
+    slope = rng.normal(0.0, 0.08, 2).astype(np.float32)
+    fall = (
+        (1.0 - corner * (down - middle[0]) ** 2 + slope[0] * down)
+        - corner * (right - middle[1]) ** 2
+        + slope[1] * right
+    )
     warmth = rng.normal(0.0, 0.045)
     colour = np.array([1.0 - warmth, 1.0 + rng.normal(0.0, 0.012), 1.0 + warmth]) * level / 128.0
     sheet = (height + _MARGIN, width + _MARGIN)
-    grey = rng.standard_normal(sheet, np.float32) * rng.uniform(0.5, 3.5)
+    grey = rng.standard_normal(sheet, np.float32) * np.float32(rng.uniform(0.5, 3.5))
     if rng.random() < 0.5:
         grey = np.asarray(cv2.GaussianBlur(grey, (3, 3), 0.6), np.float32) * np.float32(1.5)
     tint = cv2.resize(rng.standard_normal((sheet[0] // 2, sheet[1] // 2, 3), np.float32), sheet[::-1])
-    noise = grey[..., None] + tint * np.float32(rng.uniform(0.0, 1.5))
+    tint *= np.float32(rng.uniform(0.0, 1.5))
+    tint += grey[..., None]
     tone = np.linspace(0.0, 1.0, 256) ** rng.uniform(0.85, 1.2) * rng.uniform(0.95, 1.05)
     return Sensor(
-        gain=np.asarray(fall[..., None] * colour, np.float32),
+        gain=fall[..., None] * colour.astype(np.float32),
         curve=np.asarray(np.clip(tone * 255 + rng.uniform(-4.0, 10.0), 0, 255), np.uint8),
         blur=0.0 if rng.random() < 0.35 else rng.uniform(0.3, 1.0),
         motion=int(rng.choice([1, 1, 1, 3])),
-        noise=np.asarray(noise, np.float32),
+        noise=np.asarray(tint, np.float32),
         quality=0 if rng.random() < 0.6 else int(rng.integers(60, 97)),
         caption=str(rng.integers(10**5, 10**9)) if rng.random() < 0.06 else "",
     )
@@ -58,7 +64,7 @@ def photographed(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDA
     height, width = light.shape[:2]
     cv2.multiply(light, sensor.gain, dst=light)
     if sensor.blur:
-        cv2.GaussianBlur(light, (0, 0), sensor.blur, dst=light)
+        cv2.GaussianBlur(light, (5, 5), sensor.blur, dst=light)
     if sensor.motion > 1:
         cv2.blur(light, (1, sensor.motion), dst=light)
     top, left = (int(v) for v in rng.integers(0, _MARGIN, 2))

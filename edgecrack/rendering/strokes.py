@@ -13,6 +13,7 @@ from edgecrack.rendering.camera import Camera, Matrix
 
 OVERSAMPLE = 4
 THINNEST_LABEL = 0.7  # pixels; a thinner piece is drawn but is nobody's crack yet
+FAINTEST_LABEL = 0.18  # width times strength; fainter is lost in the grain
 _LABEL_MARGIN = 0.8  # pixels that lens and hand add to the width of a labelled crack
 _SHADES = 24
 
@@ -61,6 +62,12 @@ class Pieces:
     ends: Matrix  # (S, 2, 2) column and row of both ends
     width: Matrix  # (S,) pixels
     strength: Matrix  # (S,)
+
+    def __add__(self, other: Pieces) -> Pieces:
+        return Pieces(
+            np.concatenate([self.ends, other.ends]), np.concatenate([self.width, other.width]),
+            np.concatenate([self.strength, other.strength]),
+        )  # fmt: skip
 
 
 def projected(strokes: Strokes, camera: Camera, height: int, width: int, finest: float = 1.5) -> Pieces:
@@ -111,7 +118,9 @@ def shade(pieces: Pieces, height: int, width: int) -> NDArray[np.uint8]:
 
 def label(pieces: Pieces, height: int, width: int) -> NDArray[np.bool_]:
     """Where somebody would mark a crack: bool (height, width), the pixels that the pieces cover by half or more."""
-    kept = pieces.width >= THINNEST_LABEL
+    kept = (pieces.width >= THINNEST_LABEL) & (pieces.width * pieces.strength >= FAINTEST_LABEL)
+    if not kept.any():
+        return np.zeros((height, width), np.bool_)
     canvas = np.zeros((height * OVERSAMPLE, width * OVERSAMPLE), np.uint8)
     _draw(canvas, pieces.ends[kept], pieces.width[kept] + _LABEL_MARGIN, np.full(int(kept.sum()), _SHADES))
     covered = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)

@@ -19,6 +19,7 @@ class GroundTexture:
     def __init__(self, tile: NDArray[np.uint8], texel: tuple[float, float]) -> None:
         self._tile = tile
         self._texel = texel
+        self._halved = [tile]
         self._shrunk: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def seen(self, camera: Camera, over: list[Band], height: int, width: int) -> NDArray[np.uint8]:
@@ -42,8 +43,16 @@ class GroundTexture:
             size.append(int(np.clip(round(side * texel / step), 4, side)))
         key = (size[0], size[1])
         if key not in self._shrunk:
-            whole = key == self._tile.shape[1::-1]
-            shrunk = self._tile if whole else cv2.resize(self._tile, key, interpolation=cv2.INTER_AREA)
+            source = self._halved[0]
+            for level in range(1, 8):  # from the smallest halving that is still large enough: a tenth of the work
+                if min(source.shape[1] / key[0], source.shape[0] / key[1]) < 2.0:
+                    break
+                if level == len(self._halved):
+                    half = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+                    self._halved.append(np.asarray(half, np.uint8))
+                source = self._halved[level]
+            whole = key == source.shape[1::-1]
+            shrunk = source if whole else cv2.resize(source, key, interpolation=cv2.INTER_AREA)
             self._shrunk[key] = np.asarray(shrunk, np.uint8)
         return self._shrunk[key]
 
@@ -61,44 +70,55 @@ class GroundTexture:
 def asphalt_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
     """Aggregate in binder: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
     spacing = rng.uniform(0.004, 0.011) / texel
-    field = softened(rng.standard_normal((side, side), np.float32), 0.6) * 0.5
+    field = rng.uniform(0.2, 0.7) * rng.standard_normal((side, side), np.float32)
     worn = rng.uniform(0.35, 1.0)  # how far the binder is off the stones
     for scale, weight in ((1.0, worn), (0.55, 0.6)):
-        if spacing * scale < 1.6:
-            field += weight * standardised(softened(rng.standard_normal((side, side), np.float32), 0.8))
-            continue
-        value, distance = stones(rng, side, spacing * scale)
-        shown = np.clip(1.25 - distance * rng.uniform(1.2, 1.8), 0.0, 1.0)
-        field += weight * softened(
-            np.asarray(np.where(value > rng.uniform(-0.5, 0.6), value, -0.35) * shown, np.float32), 0.6
-        )
-        field += weight * _lit(rng, shown) * rng.uniform(0.3, 0.9)
+        field += np.float32(weight) * _aggregate(rng, side, spacing * scale)
     field = standardised(field + 0.35 * cloudy(rng, side, side, 0.9))
-    field += rng.uniform(0.0, 1.4) * _specks(rng, side, 0.002, 1.0, field > 0.5)
-    deviation = rng.uniform(0.055, 0.15)
+    crisp = float(np.clip(spacing / 5, 0.5, 1.1))
+    field += rng.uniform(0.0, 2.5) * _specks(rng, side, rng.uniform(0.0005, 0.005), crisp, field > 0.3)
+    field -= rng.uniform(0.0, 1.8) * _specks(rng, side, rng.uniform(0.0005, 0.004), crisp, field < 0.3)
     tint = softened(rng.standard_normal((side, side), np.float32), float(np.clip(spacing / 4, 0.6, 1.6)))
-    return _grains(np.asarray(1.0 + deviation * field, np.float32), tint, rng.uniform(0.0, 0.025))
+    return _grains(1.0 + np.float32(rng.uniform(0.06, 0.17)) * field, tint, rng.uniform(0.0, 0.025))
 
 
 def concrete_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
     """Sand and cement skin with pores: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
-    fine = standardised(softened(rng.standard_normal((side, side), np.float32), rng.uniform(0.5, 0.9)))
-    blotched = cloudy(rng, side, side, rng.uniform(0.7, 1.2))
-    field = fine * 0.7 + blotched * rng.uniform(0.5, 1.2)
+    fine = standardised(softened(rng.standard_normal((side, side), np.float32), rng.uniform(0.4, 0.9)))
+    blotched = cloudy(rng, side, side, rng.uniform(0.6, 1.1))
+    field = fine * 0.6 + blotched * rng.uniform(0.4, 1.4)
     if rng.random() < 0.3:  # broomed across the road
         field += rng.uniform(0.3, 0.9) * cloudy(rng, side, side, 0.6, stretch=16.0).T
     if rng.random() < 0.4:  # sand laid bare
-        value, distance = stones(rng, side, max(2.0, 0.004 / texel))
-        field += rng.uniform(0.2, 0.6) * softened(np.asarray(value * np.clip(1.2 - distance, 0, 1), np.float32), 0.6)
+        field += rng.uniform(0.2, 0.7) * _aggregate(rng, side, max(2.0, 0.004 / texel))
     field = standardised(field)
-    field -= rng.uniform(0.5, 4.0) * _specks(
-        rng, side, rng.uniform(0.0001, 0.002), rng.uniform(0.7, 1.6), blotched > -1
+    many = np.exp(rng.uniform(np.log(0.0001), np.log(0.003), 2))
+    field -= rng.uniform(0.5, 4.0) * _specks(rng, side, many[0], rng.uniform(0.6, 1.6), blotched > -1.0)
+    field += rng.uniform(0.0, 4.0) * _specks(rng, side, many[1], rng.uniform(0.5, 1.3), blotched > 0.0)
+    tint = cloudy(rng, side, side, 1.0)
+    return _grains(1.0 + np.float32(rng.uniform(0.035, 0.13)) * field, tint, rng.uniform(0.0, 0.02))
+
+
+def weathered(rng: np.random.Generator, soil: NDArray[np.uint8], years: float) -> NDArray[np.uint8]:
+    """The soil with what years, 0..1, do to concrete: streaks that run down it, dark growth, white bloom and rust."""
+    side = soil.shape[0]
+    light = 1.0 + years * rng.uniform(0.0, 0.12) * cloudy(rng, side, side, 0.8, stretch=rng.uniform(3.0, 12.0))
+    shape = cloudy(rng, side, side, rng.uniform(0.7, 1.1))
+    crisp = np.float32(rng.uniform(1.0, 4.0))
+    growth = (
+        softened(np.clip((shape - np.float32(rng.uniform(0.5, 2.5))) * crisp, 0.0, 1.0), 0.8)
+        * years
+        * rng.uniform(0.1, 0.5)
     )
-    field += rng.uniform(0.0, 3.0) * _specks(rng, side, rng.uniform(0.0001, 0.001), rng.uniform(0.6, 1.3), blotched > 0)
-    deviation = rng.uniform(0.035, 0.1)
-    return _grains(
-        np.asarray(1.0 + deviation * field, np.float32), cloudy(rng, side, side, 1.0), rng.uniform(0.0, 0.02)
+    bloom = (
+        softened(np.clip((-shape - np.float32(rng.uniform(1.2, 3.0))) * crisp, 0.0, 1.0), 0.8)
+        * years
+        * rng.uniform(0.1, 0.7)
     )
+    rust = np.clip(0.5 * cloudy(rng, side, side, 1.2) + 0.2, 0.0, 1.0) * years * rng.uniform(0.0, 0.8)
+    brown = 1.0 + rust[..., None] * np.asarray([-0.22, -0.06, 0.06])
+    changed = soil * ((light * (1.0 - growth) * (1.0 + bloom))[..., None] * brown)
+    return np.asarray(np.clip(changed, 4, 250), np.uint8)
 
 
 def road_soil(
@@ -136,7 +156,19 @@ def verge(rng: np.random.Generator, side: int = 256) -> NDArray[np.uint8]:
     rough = np.clip(0.5 + rng.uniform(0.2, 0.45) * cloudy(rng, side, side, 0.35), 0, 1.2)[..., None]
     low = np.asarray(first[0]) * (1 - mix) + np.asarray(second[0]) * mix
     high = np.asarray(first[1]) * (1 - mix) + np.asarray(second[1]) * mix
-    return np.asarray(np.clip((low + (high - low) * rough) * rng.uniform(0.6, 1.0), 0, 255), np.uint8)
+    colour = low + (high - low) * rough
+    colour += (colour.mean(axis=2, keepdims=True) - colour) * rng.uniform(0.0, 0.6)
+    return np.asarray(np.clip(colour * rng.uniform(0.6, 1.0), 0, 255), np.uint8)
+
+
+def _aggregate(rng: np.random.Generator, side: int, spacing: float) -> Floats:
+    """Stones `spacing` pixels apart, some bare and lit from one side; too small to be seen, they are noise."""
+    if spacing < 1.6:
+        return standardised(softened(rng.standard_normal((side, side), np.float32), 0.7))
+    value, distance = stones(rng, side, spacing)
+    shown = np.clip(1.25 - distance * np.float32(rng.uniform(1.2, 1.8)), 0.0, 1.0)
+    bare = np.where(value > rng.uniform(-0.5, 0.6), value, np.float32(-0.35)) * shown
+    return np.asarray(softened(bare, 0.5) + rng.uniform(0.3, 0.9) * _lit(rng, shown), np.float32)
 
 
 def _grains(field: Floats, tint: Floats, colourful: float) -> NDArray[np.uint8]:
@@ -153,8 +185,11 @@ def _lit(rng: np.random.Generator, heights: Floats) -> Floats:
 
 
 def _specks(rng: np.random.Generator, side: int, share: float, sigma: float, where: NDArray[np.bool_]) -> Floats:
-    dots = np.asarray((rng.random((side, side)) < share) & where, np.float32) * (2 * np.pi * sigma**2)
-    return softened(np.asarray(dots * rng.uniform(0.5, 1.5, dots.shape), np.float32), sigma)
+    places = rng.integers(0, side * side, rng.poisson(share * side * side))
+    places = places[where.reshape(-1)[places]]
+    dots = np.zeros((side, side), np.float32)
+    dots.reshape(-1)[places] = rng.uniform(0.5, 1.5, len(places)) * (2 * np.pi * sigma**2)
+    return softened(dots, sigma)
 
 
 def _stains(rng: np.random.Generator, side: int) -> Floats:
