@@ -110,7 +110,7 @@ def block_lines(rng: np.random.Generator, scene: Scene, start: float) -> Strokes
 def covering(
     outlines: tuple[Matrix, ...], camera: Camera, height: int, width: int, soft: float = 0.0
 ) -> tuple[tuple[slice, slice], Floats] | None:
-    """Where polygons of ground are in the picture: rows and columns, and float32 coverage 0..1 of them. None if nowhere."""
+    """Where polygons of ground are in the picture: rows, columns, float32 coverage 0..1. None if nowhere."""
     matrix = camera.ground_to_image()
     polygons = [polygon for outline in outlines if len(polygon := _clipped(outline, matrix)) > 2]
     if not polygons:

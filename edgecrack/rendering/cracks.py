@@ -96,7 +96,7 @@ def _branch(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: fl
 
 
 def _cell_edges(rng: np.random.Generator, middle: Matrix, radii: Matrix, cell: Matrix, whole: float) -> Matrix:
-    """The borders (N, 2, 2) of cells of this size (x, y); the share `whole` of them in the middle, fewer further out."""
+    """The borders (N, 2, 2) of cells of this size (x, y), the share `whole` of them, fewer further out."""
     across, along = (int(count) for count in np.maximum(3, 2 * radii / cell + 2))
     if across * along > 900:
         cell = cell * (across * along / 900) ** 0.5

@@ -14,7 +14,7 @@ def cloudy(
 ) -> Floats:
     """Float32 (height, width) noise of mean 0 and deviation 1 whose amplitude falls as frequency ** -falloff.
 
-    `stretch` above 1 draws it out along the rows (down the image); `coarsest` is the longest wave, as a share of the side.
+    `stretch` above 1 draws it out down the image; `coarsest` is the longest wave, as a share of the side.
     """
     rows = np.asarray(np.fft.fftfreq(height) * height * stretch, np.float32)[:, None]
     columns = np.asarray(np.fft.rfftfreq(width) * width, np.float32)[None, :]

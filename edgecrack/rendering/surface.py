@@ -37,7 +37,7 @@ class GroundTexture:
         return picture
 
     def _for(self, band: Band) -> NDArray[np.uint8]:
-        """The tile shrunk so far that one of its texels is one pixel of the band: each pixel sees the mean of its ground."""
+        """The tile shrunk until a texel is a pixel of the band: each pixel sees the mean of its ground."""
         size = []
         for side, texel, step in zip(self._tile.shape[1::-1], self._texel, (band.across, band.along), strict=True):
             size.append(int(np.clip(round(side * texel / step), 4, side)))
