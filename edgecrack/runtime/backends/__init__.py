@@ -1,0 +1,73 @@
+"""Libraries that run a model file, behind one small protocol."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import EngineError, MissingDependency, SpecError
+from edgecrack.spec import ModelSpec
+
+BACKENDS = ("openvino", "onnxruntime")  # in the order that "auto" prefers them
+
+
+class Backend(Protocol):
+    """One loaded model. Calls are answered in the order of submission; `close` may be called twice."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+
+    @property
+    def name(self) -> str:
+        """Which library runs it, for example "openvino"."""
+
+    @property
+    def depth(self) -> int:
+        """How many calls may be in flight."""
+
+    def submit(self, frames: NDArray[np.uint8]) -> None:
+        """Start on uint8 (N, H, W, 3) BGR, contiguous, N, H and W those of the spec; `frames` is not copied and not to
+        be written to before its answer was collected.
+
+        Raises EngineError when `depth` calls are in flight or the library fails, FrameError for another shape or type.
+        """
+
+    def collect(self) -> NDArray[np.uint8]:
+        """Wait for the oldest call: its crack probability, uint8 (N, H, W), 0..255, the caller's own.
+
+        Raises EngineError when nothing is in flight or the library failed.
+        """
+
+    def close(self) -> None:
+        """Wait for what is in flight and let go of the model."""
+
+
+def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend:
+    """Load the model file at `path`; "auto" takes OpenVINO where it is installed, else ONNX Runtime.
+
+    Raises SpecError for an unknown `backend`, MissingDependency when its library is not installed, EngineError when the
+    file is missing, damaged or not an edgecrack model.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise SpecError(f"a backend is one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    path = Path(path)
+    if path.suffix == ".engine":
+        raise EngineError(f"cannot load {path}: TensorRT engines are not supported by this version yet; load its ONNX")
+    if backend == "auto":
+        backend = next((name for name in BACKENDS if find_spec(name)), BACKENDS[0])
+    try:
+        if backend == "openvino":
+            from edgecrack.runtime.backends.openvino import OpenVinoBackend
+
+            return OpenVinoBackend(path)
+        from edgecrack.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(path)
+    except ImportError as error:
+        raise MissingDependency(f"{backend} cannot be loaded ({error}); pip install edgecrack[cpu]") from error

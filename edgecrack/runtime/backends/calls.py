@@ -1,0 +1,95 @@
+"""What every backend does with its calls: check, count, answer in order, and speak of errors in one line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import EngineError, FrameError
+from edgecrack.spec import ModelSpec
+
+Answer = NDArray[np.uint8]
+
+
+class Calls(ABC):
+    """The part of a `Backend` that no library changes; a library says how to start a call and how to let go."""
+
+    name: str
+    depth: int
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._shape = (spec.batch, spec.frame.height, spec.frame.width, 3)
+        self._waiting: deque[Callable[[], Answer]] = deque()
+        self._closed = False
+
+    def submit(self, frames: NDArray[np.uint8]) -> None:
+        """Start on uint8 (N, H, W, 3); see `Backend.submit`."""
+        self._check_open()
+        if len(self._waiting) >= self.depth:
+            raise EngineError(f"{self.depth} calls are in flight, as many as {self.name} takes; collect one first")
+        if frames.shape != self._shape or frames.dtype != np.uint8 or not frames.flags.c_contiguous:
+            raise FrameError(f"wanted contiguous uint8 {self._shape}, got {frames.dtype} {frames.shape}")
+        with library_errors(self.name, "start on a frame"):
+            self._waiting.append(self._start(frames))
+
+    def collect(self) -> Answer:
+        """Wait for the oldest call; see `Backend.collect`."""
+        self._check_open()
+        if not self._waiting:
+            raise EngineError("nothing is in flight; submit a frame first")
+        wait = self._waiting.popleft()
+        with library_errors(self.name, "run the model"):
+            return wait()
+
+    def close(self) -> None:
+        """Wait for what is in flight, drop its answers and let go of the model; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._waiting.clear()
+        self._release()
+
+    @abstractmethod
+    def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
+        """Start a call; the function that waits for its answer, uint8 (N, H, W). It holds `frames` until then."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Wait for the calls that run and let go of everything."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"this {self.name} model is closed; open it again")
+
+
+def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
+    """Raise EngineError unless `ends`, name -> (type, shape) of a graph's inputs and outputs, is what `spec` promises."""
+    shape = (spec.batch, spec.frame.height, spec.frame.width)
+    wanted = {"frames": ("uint8", (*shape, 3)), "probability": ("uint8", shape)}
+    if ends != wanted:
+        raise EngineError(f"its graph is not what its spec says: wanted {wanted}, got {ends}; export it again")
+
+
+@contextmanager
+def library_errors(name: str, doing: str) -> Iterator[None]:
+    """Turn what the library `name` raises into an EngineError with the line that says what happened."""
+    try:
+        yield
+    except (EngineError, ImportError):
+        raise
+    except Exception as error:  # the libraries raise RuntimeError and private types alike
+        raise EngineError(f"{name} cannot {doing}: {_telling_line(str(error))}") from error
+
+
+def _telling_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [
+        line for line in lines if not line.startswith(("Exception from ", "Check '"))
+    ]  # where, in OpenVINO's source
+    return " ".join((told or lines or ["it says nothing more"])[:3])[:300]

@@ -1,0 +1,48 @@
+"""ONNX Runtime on the CPU: the numeric reference, and the way where OpenVINO is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
+from edgecrack.runtime.onnx_metadata import read_spec
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend(Calls):
+    """An ONNX on ONNX Runtime's CPU provider, two calls in flight: one runs in a worker thread, one waits for it."""
+
+    name = "onnxruntime"
+    depth = 2
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(read_spec(path))
+        onnxruntime.disable_telemetry_events()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        with library_errors(self.name, f"load {path}"):
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            ends = [*self._session.get_inputs(), *self._session.get_outputs()]
+            check_ends(self.spec, {end.name: (end.type[len("tensor(") : -1], tuple(end.shape)) for end in ends})
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgecrack-onnxruntime")
+
+    def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
+        running: Future[Any] = self._worker.submit(self._session.run, ["probability"], {"frames": frames})
+        return partial(_answer, running)
+
+    def _release(self) -> None:
+        self._worker.shutdown()
+        del self._session
+
+
+def _answer(running: Future[Any]) -> Answer:
+    return np.asarray(running.result()[0], np.uint8)

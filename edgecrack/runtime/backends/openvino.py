@@ -1,0 +1,59 @@
+"""OpenVINO on the CPU: the default where there is no NVIDIA GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
+from edgecrack.runtime.onnx_metadata import read_spec
+
+_OPTIONS = {
+    "INFERENCE_PRECISION_HINT": "f32",  # the default may be bf16, and then answers differ between machines
+    # All cores on one call: a single frame is answered soonest, and a second call that waits in line keeps them busy
+    # while the host prepares the next frame.
+    "NUM_STREAMS": "1",
+}
+
+
+class OpenVinoBackend(Calls):
+    """An ONNX on OpenVINO's CPU device, two calls in flight."""
+
+    name = "openvino"
+    depth = 2
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(read_spec(path))
+        with library_errors(self.name, f"load {path}"):
+            model = openvino.Core().compile_model(str(path), "CPU", _OPTIONS)
+            ends = [*model.inputs, *model.outputs]
+            check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
+            self._requests = [model.create_infer_request() for _ in range(self.depth)]
+        self._idle = list(self._requests)
+
+    def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
+        request = self._idle.pop()
+        try:
+            request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+            request.start_async()
+        except BaseException:
+            self._idle.append(request)
+            raise
+        return partial(self._finish, request, frames)
+
+    def _finish(self, request: openvino.InferRequest, frames: NDArray[np.uint8]) -> Answer:
+        try:
+            request.wait()
+            return np.array(request.get_output_tensor().data, np.uint8)  # copied: the request writes there again
+        finally:
+            self._idle.append(request)
+
+    def _release(self) -> None:
+        for request in self._requests:
+            request.wait()
+        self._requests = self._idle = []

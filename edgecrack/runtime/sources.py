@@ -1,0 +1,160 @@
+"""Where frames come from: images, folders, glob patterns, videos, and anything in Python that yields frames."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import FrameError, SourceError
+from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.frame import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_log = logging.getLogger("edgecrack")
+
+# FFmpeg writes to stderr what we raise or log in our own words; it reads this when the first video is opened.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Frames to be read once, in order, as from an open file; leaving the `with` block closes it."""
+
+    @property
+    def name(self) -> str:
+        """What it reads."""
+
+    @property
+    def rate(self) -> float | None:
+        """Frames a second where it is a video, else None."""
+
+    @property
+    def count(self) -> int | None:
+        """How many frames it holds, as far as it says."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+
+
+def open_source(source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame]) -> Source:
+    """The frames of an image file, a folder of images, a glob pattern, a video file or an iterable of frames.
+
+    An iterable gives frames as uint8 (H, W, 3) BGR, or as `Frame` where they have a time. An open Source is given back.
+    Raises SourceError, naming it, when there is nothing or nothing readable; FrameError for a single array.
+    """
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, np.ndarray) and source.ndim < 4:
+        raise FrameError("wanted a source of frames, got one array; put it in a list: [frame]")
+    if not isinstance(source, (str, os.PathLike)):
+        return _IterableSource(source)
+    text = os.fspath(source)
+    if "://" in text:  # may hold a password: only its kind is said
+        raise SourceError(
+            f"cannot read {text.split('://')[0]}:// sources; wanted an image, folder, pattern or video file"
+        )
+    path = Path(text)
+    if path.is_dir():
+        return ImageSource(text, list_images(path))
+    if path.is_file():
+        return ImageSource(text, [path]) if _is_image(path) else VideoSource(path)
+    if not glob.has_magic(text):
+        raise SourceError(f"no file or folder {text}")
+    found = sorted(match for match in map(Path, glob.glob(text, recursive=True)) if _is_image(match))
+    if not found:
+        raise SourceError(f"no image matches {text}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return ImageSource(text, found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+class ImageSource(Closing):
+    """Image files, each read when its turn comes; their sizes may differ."""
+
+    rate = None
+
+    def __init__(self, name: str, paths: list[Path]) -> None:
+        self.name = name
+        self.paths = paths
+        self.count = len(paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises SourceError or FrameError naming the image that cannot be read."""
+        for index, path in enumerate(self.paths):
+            yield Frame(read_image(path), index, None, str(path))
+
+
+class VideoSource(Closing):
+    """A video file, through OpenCV's FFmpeg.
+
+    Attributes:
+        truncated_at: the frames that were read, when that is fewer than the file declares; None otherwise.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises SourceError when `path` is no video, or so damaged that nothing can be read."""
+        self.name = str(path)
+        self.truncated_at: int | None = None
+        self._capture = _capture(path)
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or None
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 else None
+        self._read = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            done, image = self._capture.read()
+            if not done:
+                break
+            seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            self._read += 1
+            yield Frame(np.asarray(image, np.uint8), self._read - 1, seconds, self.name)
+        if not self._read:
+            raise SourceError(f"no frame of {self.name} can be decoded")
+        if self.count and self._read < self.count - 1:  # the count may be a duration, rounded
+            self.truncated_at = self._read
+            _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._read, self.count)
+
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+        self._capture.release()
+
+
+class _IterableSource(Closing):
+    """Frames that Python code yields."""
+
+    name = "frames"
+    rate = None
+
+    def __init__(self, frames: Iterable[NDArray[np.uint8] | Frame]) -> None:
+        self._frames = frames
+        self.count = len(frames) if isinstance(frames, Sized) else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, frame in enumerate(self._frames):
+            yield frame if isinstance(frame, Frame) else Frame(frame, index, None, self.name)
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if not capture.isOpened():
+        raise SourceError(f"{path} is not a video that OpenCV can read, or is truncated ({path.stat().st_size} bytes)")
+    return capture
