@@ -1,0 +1,200 @@
+"""A stand-in detector over a small data set: pooled scores, their names, and the curve."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgecrack import metrics
+from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
+from edgecrack.errors import FrameError, MissingDependency, SourceError
+from edgecrack.evaluation import evaluate, save_precision_recall
+from edgecrack.evaluation.scores import LABELS
+from edgecrack.spec import ModelSpec
+
+Image = NDArray[np.uint8]
+
+
+class Answer(NamedTuple):
+    probability: Image
+
+
+class Darkness:
+    """Takes the dark for crack."""
+
+    spec = ModelSpec("scnet", threshold=0.6)
+
+    def run(self, frame: Image) -> Answer:
+        return Answer(255 - frame[:, :, 1])
+
+
+class Cropped(Darkness):
+    def run(self, frame: Image) -> Answer:
+        return Answer(255 - frame[1:, :, 1])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[[bool], Dataset]:
+    """A maker of five small frames of two sizes with a dark line each (the last: none), with masks or without."""
+
+    def make(masks: bool) -> Dataset:
+        rng = np.random.default_rng(0)
+        for name in ("images", "masks") if masks else ("images",):
+            (tmp_path / "walls" / name).mkdir(parents=True)
+        for index in range(5):
+            drawn = np.zeros((50 + 10 * (index % 2), 70), np.uint8)
+            if index < 4:
+                cv2.line(drawn, (5, int(rng.integers(40))), (60, int(rng.integers(40))), 255, 4)
+            grey = 200 - cv2.GaussianBlur(drawn, (0, 0), 1) * (0.3 + 0.15 * index) + rng.normal(0, 35, drawn.shape)
+            image = cv2.cvtColor(grey.clip(0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+            cv2.imwrite(str(tmp_path / "walls" / "images" / f"{index}.png"), image)
+            if masks:
+                cv2.imwrite(str(tmp_path / "walls" / "masks" / f"{index}.png"), drawn)
+        return open_dataset(tmp_path / "walls")
+
+    return make
+
+
+def test_scores_are_those_of_the_pooled_frames(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    scores = evaluate(Darkness(), dataset).scores
+    pairs = [(255 - frame.image[:, :, 1], frame.mask) for frame in dataset if frame.mask is not None]
+    probability = np.concatenate([p.ravel() for p, _ in pairs])
+    truth = np.concatenate([m.ravel() for _, m in pairs])
+
+    def f1(predicted: NDArray[np.bool_], beta_squared: float = 1.0) -> float:
+        """(1 + b2) TP / ((1 + b2) TP + b2 FN + FP), the form without precision and recall."""
+        hit = (1 + beta_squared) * np.sum(predicted & truth)
+        return float(hit / (hit + beta_squared * np.sum(truth & ~predicted) + np.sum(predicted & ~truth)))
+
+    assert scores["best_f1"] == pytest.approx(max(f1(probability >= level) for level in range(1, 256)))
+    assert scores["best_f1"] == pytest.approx(f1(probability >= 255 * scores["best_f1_threshold"] - 1e-6))
+    assert scores["f1"] == pytest.approx(f1(probability >= 153))  # the threshold of the spec, 0.6
+    assert scores["f1_at_0.5"] == pytest.approx(f1(probability >= 128))
+    assert scores["f0.3"] == pytest.approx(f1(probability >= 128, 0.3))
+    best = probability >= 255 * scores["best_f1_threshold"] - 1e-6
+    assert scores["iou"] == pytest.approx(np.sum(best & truth) / np.sum(best | truth))
+
+
+def test_each_score_is_taken_at_its_own_threshold_and_tolerance(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    scores = evaluate(Darkness(), dataset).scores
+    pairs = [(255 - frame.image[:, :, 1], frame.mask) for frame in dataset if frame.mask is not None]
+    strict, near, far = (metrics.pool(metrics.counts(*pair, tolerance) for pair in pairs) for tolerance in (0, 2, 5))
+    assert (scores["best_f1_2px"], scores["best_f1_2px_threshold"]) == metrics.best_f1(near)
+    assert (scores["best_f1_5px"], scores["best_f1_5px_threshold"]) == metrics.best_f1(far)
+    assert scores["best_f1_5px_threshold"] != scores["best_f1_2px_threshold"] != scores["best_f1_threshold"]
+    assert scores["f1_2px"] == metrics.f_score(near)[153]
+    level = round(255 * scores["best_f1_threshold"])
+    assert level not in (128, 153)
+    assert scores["mean_iou"] == metrics.mean_iou(strict)[level]
+    patches = [metrics.patch_counts(*pair) for pair in pairs]
+    assert scores["patch_f1"] == metrics.patch_f1(sum(patches[1:], patches[0]))[level]
+
+
+def test_means_are_of_frames_whatever_their_size(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    result = evaluate(Darkness(), dataset)
+    singles = [
+        evaluate(Darkness(), Dataset("one", (image,), (mask,))) for image, mask in zip(*both(dataset), strict=True)
+    ]
+    mean = np.mean([single.scores["f0.3"] for single in singles])
+    assert result.scores["f0.3_frame_mean"] == pytest.approx(mean)
+    assert result.scores["f0.3_frame_mean"] != pytest.approx(result.scores["f0.3"], abs=1e-4)
+    assert result.scores["aiu"] == pytest.approx(np.mean([single.scores["aiu"] for single in singles]))
+    level = round(255 * result.scores["best_f1_threshold"])
+    own = [float(metrics.iou(single.strict)[level]) for single in singles]
+    assert result.scores["iou_frame_mean"] == pytest.approx(np.mean(own))
+
+
+def both(dataset: Dataset) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    assert dataset.masks is not None
+    return dataset.images, dataset.masks
+
+
+def test_a_wider_tolerance_never_scores_lower(folder: Callable[[bool], Dataset]) -> None:
+    scores = evaluate(Darkness(), folder(True)).scores
+    assert scores["best_f1"] < scores["best_f1_2px"] <= scores["best_f1_5px"] <= 1
+    assert scores["f1"] < scores["f1_2px"]
+    assert scores["ois"] > scores["best_f1"]
+
+
+def test_the_table_and_the_json_say_the_same(folder: Callable[[bool], Dataset]) -> None:
+    result = evaluate(Darkness(), folder(True))
+    written = json.loads(json.dumps(result.to_json()))
+    assert written == result.to_json()
+    assert {name: written[name] for name in ("dataset", "model", "threshold", "frames", "pixels")} == {
+        "dataset": "walls",
+        "model": "scnet",
+        "threshold": 0.6,
+        "frames": 5,
+        "pixels": (50 + 60 + 50 + 60 + 50) * 70,
+    }
+    assert 0.02 < written["crack_share"] < 0.1
+    assert list(written["scores"]) == [name for name in LABELS if name != "fired_share"]
+    assert all(0 <= value <= 1 for value in written["scores"].values())
+    rows = dict(result.rows())
+    assert rows["best F1 (ODS)"] == f"{written['scores']['best_f1']:.4f}"
+    assert rows["crack share"] == f"{written['crack_share']:.2%}"
+
+
+def test_without_masks_only_what_fires_is_known(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(False)
+    result = evaluate(Darkness(), dataset)
+    fired = np.concatenate([255 - frame.image[:, :, 1].ravel() for frame in dataset]) >= 153
+    assert result.to_json()["scores"] == {"fired_share": pytest.approx(fired.mean())}
+    assert "crack_share" not in result.to_json()
+    assert [label for label, _ in result.rows()] == ["frames", "pixels", "threshold shipped", LABELS["fired_share"]]
+
+
+def test_frames_keep_their_names_and_pass_through_the_tracker(folder: Callable[[bool], Dataset]) -> None:
+    seen = []
+
+    def track(frames: Iterable[LabelledFrame]) -> Iterable[LabelledFrame]:
+        for frame in frames:
+            seen.append(frame.name)
+            yield frame
+
+    result = evaluate(Darkness(), folder(True), track)
+    assert seen == [frame.name for frame in result.frames] == ["0", "1", "2", "3", "4"]
+
+
+def test_an_answer_of_another_size_is_refused(folder: Callable[[bool], Dataset]) -> None:
+    with pytest.raises(FrameError, match=r"\(50, 70\), got \(49, 70\)"):
+        evaluate(Cropped(), folder(True))
+
+
+def test_a_curve_is_drawn(folder: Callable[[bool], Dataset], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves need matplotlib")
+    result = evaluate(Darkness(), folder(True))
+    save_precision_recall(tmp_path / "curve.svg", {"scnet": result.strict, "scnet, 2 px": result.near})
+    save_precision_recall(tmp_path / "curve.png", {"scnet": result.strict})
+    empty = metrics.counts(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.bool_))
+    save_precision_recall(tmp_path / "empty.png", {"nothing": empty})
+    image = cv2.imread(str(tmp_path / "curve.png"))
+    assert image is not None
+    blue = (image[:, :, 0].astype(int) - image[:, :, 2]) > 60  # the curve's colour; axes and text are grey
+    assert 500 < blue.sum() < 30_000
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_format_that_is_none_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves need matplotlib")
+    with pytest.raises(SourceError, match=r"curve\.docx"):
+        save_precision_recall(tmp_path / "curve.docx", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependency, match=r"pip install edgecrack\[evaluate\]"):
+        save_precision_recall(tmp_path / "curve.png", {})
