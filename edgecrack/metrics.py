@@ -2,7 +2,7 @@
 
 A probability map is uint8, so only 256 thresholds differ: index k stands for k/255, and a pixel is predicted crack when
 its probability is at least k. One histogram therefore counts them all, counts of frames add up to counts of a data set,
-and each metric is an array of 256 values. The best threshold is sought from k = 1, since at k = 0 everything is predicted.
+and each metric is an array of 256 values. The best threshold is sought from k = 1, as at k = 0 everything is predicted.
 
 Where nothing is predicted and nothing is true a metric is 1; where only one of its denominators is 0 it is 0.
 """
@@ -67,7 +67,7 @@ def counts(probability: NDArray[np.uint8], mask: NDArray[np.bool_], tolerance: f
     """Count one frame: `probability` uint8 (H, W), `mask` bool (H, W) True on crack, `tolerance` in pixels from 0.
 
     A pixel within the tolerance of another is one that a disk of that radius around it covers, so that dilating by the
-    disk answers for all thresholds what a distance transform answers for one. Several pixels may match one and the same.
+    disk answers for all thresholds what a distance transform answers for one. Several pixels may match the same one.
     Raises FrameError for other types or shapes, ValueError for a negative tolerance.
     """
     _check(probability, mask)

@@ -22,8 +22,8 @@ ISO_F1 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:
     """Draw the pooled counts of each named model as precision over recall, the best F1 marked, over lines of equal F1.
 
-    The suffix of `path` chooses the format (PNG, SVG, PDF). Raises MissingDependency without matplotlib, SourceError when
-    the file cannot be written.
+    The suffix of `path` chooses the format (PNG, SVG, PDF). Raises MissingDependency without matplotlib, SourceError
+    when the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state

@@ -183,7 +183,7 @@ def evaluate(
     """Run `detector` over `dataset` and count; some 20 kB a frame are kept, whatever its size.
 
     `track` wraps the frames on their way, for example in a progress bar.
-    Raises FrameError when the detector answers in another type or size than the frame's, and what reading a frame raises.
+    Raises FrameError when the detector answers in another type or size than the frame's, and what reading one raises.
     """
     frames = tuple(_count(frame, detector.run(frame.image).probability) for frame in track(dataset))
     return Evaluation(dataset.name, detector.spec.name, detector.spec.threshold, dataset.has_masks, frames)
