@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,18 @@ class LabelledFrame:
     name: str
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
+
+
+class LabelledFrames(Protocol):
+    """What can be scored: named frames, with masks or without."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def has_masks(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[LabelledFrame]: ...
+    def every(self, step: int) -> LabelledFrames: ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,51 @@ class Dataset:
     def every(self, step: int) -> Dataset:
         """Each `step`-th frame, from the first."""
         return Dataset(self.name, self.images[::step], self.masks[::step] if self.masks else None)
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """A video and the mask of each of its frames, `masks_beside(video)`/000000.png and on."""
+
+    video: Path
+    step: int = 1
+    has_masks: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.video.stem
+
+    def __len__(self) -> int:
+        return len(list_images(masks_beside(self.video))[:: self.step])
+
+    def __iter__(self) -> Iterator[LabelledFrame]:
+        """Raises SourceError when the video has fewer frames than masks."""
+        capture = cv2.VideoCapture(str(self.video))
+        try:
+            for index, mask in enumerate(list_images(masks_beside(self.video))):
+                read, image = capture.read()
+                if not read:
+                    raise SourceError(f"{self.video} ends after {index} frames and has more masks than that")
+                if index % self.step == 0:
+                    yield LabelledFrame(mask.stem, image.astype(np.uint8, copy=False), read_mask(mask))
+        finally:
+            capture.release()
+
+    def every(self, step: int) -> LabelledClip:
+        """Each `step`-th frame, from the first."""
+        return LabelledClip(self.video, self.step * step)
+
+
+def masks_beside(video: str | os.PathLike[str]) -> Path:
+    """The folder of a clip's masks: CLIP.masks beside CLIP.mp4."""
+    return Path(video).with_suffix(".masks")
+
+
+def open_labelled(path: str | os.PathLike[str], split: str | None = None) -> LabelledFrames:
+    """A data set folder, or a clip with its masks beside it. Raises SourceError as `open_dataset` does."""
+    if Path(path).is_file() and masks_beside(path).is_dir():
+        return LabelledClip(Path(path))
+    return open_dataset(path, split)
 
 
 def open_dataset(folder: str | os.PathLike[str], split: str | None = None) -> Dataset:

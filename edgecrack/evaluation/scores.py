@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack import metrics
-from edgecrack.dataset import Dataset, LabelledFrame
+from edgecrack.dataset import LabelledFrame, LabelledFrames
 from edgecrack.metrics import Counts, PatchCounts
 from edgecrack.spec import ModelSpec, threshold_level
 
@@ -177,7 +177,7 @@ class Evaluation:
 
 def evaluate(
     detector: Detector,
-    dataset: Dataset,
+    dataset: LabelledFrames,
     track: Callable[[Iterable[LabelledFrame]], Iterable[LabelledFrame]] = iter,
 ) -> Evaluation:
     """Run `detector` over `dataset` and count; some 20 kB a frame are kept, whatever its size.

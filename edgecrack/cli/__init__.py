@@ -1,0 +1,55 @@
+"""The command line: one file a verb. Results go to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+
+from edgecrack.errors import EdgecrackError
+
+VERBS = {
+    "train": "train",
+    "export": "export",
+    "run": "run",
+    "evaluate": "evaluate",
+    "info": "info",
+    "checks": "checks",
+    "sample-clip": "sample_clip",
+}
+
+app = typer.Typer(
+    help="Find cracks in the frames of a survey vehicle or a drone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb, module in VERBS.items():
+    app.command(verb)(getattr(importlib.import_module(f"edgecrack.cli.{module}"), module))
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        import edgecrack
+
+        typer.echo(edgecrack.__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 accuracy, 4 engine mismatch, 5 source lost, 130 Ctrl-C.
+
+    An expected failure is one line on stderr; anything else is a bug and shows its traceback.
+    """
+    try:
+        app(arguments)
+    except EdgecrackError as error:
+        typer.echo(f"edgecrack: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("edgecrack: interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,66 @@
+"""edgecrack evaluate: a model against labelled frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
+    data: Annotated[str, typer.Option(help="Data set folders or clips of sample-clip, with commas between.")],
+    split: Annotated[str, typer.Option(help="The list of each folder, SPLIT.txt; a folder without lists is scored whole.")] = "test",
+    threshold: Annotated[float | None, typer.Option(help="In (0, 1].  [default: the model's own]")] = None,
+    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a model on labelled frames: exact, within 2 and 5 pixels, by patch. Without masks: the share of pixels that fire."""
+    import json
+
+    from rich.progress import track
+
+    from edgecrack.dataset import open_labelled
+    from edgecrack.evaluation import evaluate as score
+    from edgecrack.files import write_atomic
+    from edgecrack.runtime import CrackDetector
+
+    sets = [open_labelled(folder, split).every(every) for folder in filter(None, data.split(","))]
+    evaluations = []
+    with CrackDetector(model, threshold=threshold, backend=backend) as detector:
+        for dataset in sets:
+            label = f"{dataset.name} on {detector.backend.name}"
+            evaluations.append(score(detector, dataset, lambda frames, of=dataset, label=label: _bar(track, frames, of, label)))
+    report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)
+    typer.echo(report if as_json else "\n".join(map(_table, evaluations)))
+    if out:
+        write_atomic(out / "scores.json", report + "\n")
+        _save_curves(out / "precision_recall.png", evaluations)
+
+
+def _bar(track: Any, frames: Any, dataset: Any, label: str) -> Any:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return track(frames, label, len(dataset), console=console, disable=not console.is_terminal)
+
+
+def _table(evaluation: Any) -> str:
+    rows = evaluation.rows()
+    wide = max(len(label) for label, _ in rows)
+    return "\n".join([f"{evaluation.model} on {evaluation.dataset}", *(f"  {label:<{wide}}  {value}" for label, value in rows)])
+
+
+def _save_curves(path: Path, evaluations: list[Any]) -> None:
+    from edgecrack.evaluation import save_precision_recall
+
+    curves = {}
+    for evaluation in evaluations:
+        if evaluation.labelled:
+            curves[f"{evaluation.dataset}, exact"] = evaluation.strict
+            curves[f"{evaluation.dataset}, within 2 px"] = evaluation.near
+    if curves:
+        save_precision_recall(path, curves)

@@ -1,0 +1,71 @@
+"""edgecrack info: everything a file knows of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def info(file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX or a range file.")]) -> None:
+    """Print what a file knows of itself, as JSON."""
+    typer.echo(json.dumps({"file": str(file), "bytes": _size(file)} | _describe(file), indent=2))
+
+
+def _size(file: Path) -> int:
+    from edgecrack.errors import SpecError
+
+    if not file.is_file():
+        raise SpecError(f"no file {file}")
+    return file.stat().st_size
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    from edgecrack.errors import SpecError
+
+    describe = {".safetensors": _checkpoint, ".onnx": _onnx, ".json": _ranges}.get(file.suffix)
+    if describe is None:
+        raise SpecError(f"{file} is no file of edgecrack; wanted .safetensors, .onnx or .json")
+    return describe(file)
+
+
+def _checkpoint(file: Path) -> dict[str, Any]:
+    from edgecrack.models.checkpoint import load_tensors
+    from edgecrack.spec import METADATA_KEY, ModelSpec
+
+    tensors, metadata = load_tensors(file)
+    spec = ModelSpec.from_json(metadata.get(METADATA_KEY, "null"))
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return {"kind": "checkpoint", "tensors": len(tensors), "values": parameters, "types": kinds} | _spec(spec)
+
+
+def _onnx(file: Path) -> dict[str, Any]:
+    from collections import Counter
+
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from edgecrack.errors import EngineError
+    from edgecrack.runtime.onnx_metadata import read_spec
+
+    spec = read_spec(file)
+    try:
+        graph = onnx.load(file)
+    except DecodeError as error:
+        raise EngineError(f"{file} is not an ONNX file, or is truncated") from error
+    nodes = Counter(node.op_type for node in graph.graph.node)
+    opset = {entry.domain or "onnx": entry.version for entry in graph.opset_import}
+    return {"kind": "onnx", "opset": opset, "nodes": dict(nodes.most_common())} | _spec(spec)
+
+
+def _ranges(file: Path) -> dict[str, Any]:
+    from edgecrack.calibration.ranges import Ranges
+
+    return {"kind": "calibration ranges"} | Ranges.load(file).summary()
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"spec": json.loads(spec.to_json())}

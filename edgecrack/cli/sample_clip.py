@@ -1,0 +1,44 @@
+"""edgecrack sample-clip: a rendered road with known cracks, to run and to score without any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample_clip(
+    out: Annotated[Path, typer.Argument(help="The clip, OUT.mp4; its masks go to the folder OUT.masks beside it.")],
+    seed: Annotated[int, typer.Option(help="Another seed is another road.")] = 0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "1280x720",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=1.0, help="Frames a second.")] = 30.0,
+    view: Annotated[str, typer.Option(help="forward, down or any.")] = "forward",
+) -> None:
+    """Render a clip of a road with cracks, and the mask of each frame; print the clip's path."""
+    import shutil
+    import tempfile
+
+    import numpy as np
+
+    from edgecrack.dataset import masks_beside
+    from edgecrack.files import atomic_path
+    from edgecrack.images import write_image
+    from edgecrack.rendering import RenderedRoad
+    from edgecrack.runtime.video import VideoWriter
+    from edgecrack.spec import FrameSpec
+
+    frame_size = FrameSpec.parse(size)
+    road = RenderedRoad(seed, frame_size.height, frame_size.width, view=view)
+    masks = masks_beside(out)
+    temporary = tempfile.TemporaryDirectory(dir=out.parent, ignore_cleanup_errors=True)
+    with atomic_path(out) as clip, temporary as folder:
+        with VideoWriter(clip, rate) as writer:
+            for index in range(round(seconds * rate)):
+                image, mask = road.frame(index, rate)
+                writer.write(image)
+                write_image(Path(folder) / f"{index:06d}.png", mask.astype(np.uint8) * 255)
+        shutil.rmtree(masks, ignore_errors=True)
+        Path(folder).rename(masks)
+    typer.echo(out)
