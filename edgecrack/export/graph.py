@@ -1,0 +1,134 @@
+"""From a torch net to an ONNX graph that takes raw frames."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import edgecrack
+from edgecrack.errors import ExportError, SpecError
+from edgecrack.models import CrackNet, model_class, rgb_from_frames
+from edgecrack.models.cacpnet import Attention
+from edgecrack.onnx_graph import INPUT, OUTPUT, write_onnx
+from edgecrack.spec import FrameSpec, ModelSpec
+
+OPSET = 18  # TensorRT 10.3's parser (JetPack 6) takes it, and torch's exporter starts there
+
+
+class Deployable(nn.Module):
+    """A net with everything around it: uint8 (N, H, W, 3) BGR frames -> uint8 (N, H, W) crack probability, 0..255."""
+
+    def __init__(self, net: CrackNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits = self.net(self.net.prepare(rgb_from_frames(frames)))
+        return (torch.sigmoid(logits)[:, 0] * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+
+
+def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
+    """Write `model` to `path` as ONNX, float32 inside: `frames` uint8 (N, H, W, 3) BGR -> `probability` uint8 (N, H, W).
+
+    N, H and W are `spec.batch` and `spec.frame`, fixed. `model` is not altered; it is exported in evaluation mode. Weights
+    keep their parameter names, whatever the size, with "net." in front.
+    Raises SpecError when `model` is not the net that `spec` names or the size does not fit it, ExportError when torch or
+    ONNX cannot do it, SourceError when the file cannot be written.
+    """
+    if not isinstance(model, model_class(spec.name)):
+        raise SpecError(f"the spec names {spec.name}, the model is a {type(model).__name__}")
+    spec.frame.check_stride(model.stride)
+    deployable = Deployable(exportable(model)).eval()
+    spec = replace(
+        spec,
+        precision="fp32",
+        versions={"edgecrack": edgecrack.__version__, "onnx": onnx.__version__, "torch": torch.__version__},
+    )
+    return write_onnx(_traced(deployable, spec.frame, spec.batch), spec, path)
+
+
+def reference_from_model(model: CrackNet) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """What an export of `model` must answer: a function from uint8 (N, H, W, 3) BGR to uint8 (N, H, W), in torch."""
+    deployable = Deployable(copy.deepcopy(model)).eval()
+
+    def probability(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        with torch.inference_mode():
+            return np.asarray(deployable(torch.from_numpy(np.ascontiguousarray(frames))).numpy())
+
+    return probability
+
+
+def exportable(model: CrackNet) -> CrackNet:
+    """A copy of `model`, in evaluation mode, that computes the same without batch norms and without pool indices."""
+    net = copy.deepcopy(model).eval()
+    unpooling = getattr(net, "unpooling", None)
+    if unpooling is not None and unpooling.form == "index":
+        unpooling.form = "mask"  # equal bit by bit, and made of operators that ONNX parsers take
+    for module in list(net.modules()):
+        if isinstance(module, Attention):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.add_module("norm", nn.Identity())
+        elif isinstance(module, nn.Sequential):
+            _fold(module)
+    return net
+
+
+def _fold(block: nn.Sequential) -> None:
+    """Fold each batch norm of `block` into the convolution before it."""
+    for index in range(len(block) - 1):
+        conv, norm = block[index], block[index + 1]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block[index], block[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _traced(deployable: Deployable, frame: FrameSpec, batch: int) -> ModelProto:
+    model: ModelProto
+    frames = torch.zeros(batch, frame.height, frame.width, 3, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                deployable,
+                (frames,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+            assert program is not None
+            model, same = onnxsim.simplify(program.model_proto)
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        raise ExportError(f"torch {torch.__version__} could not export this net at {frame}: {error}") from error
+    if not same:
+        raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {frame}")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush the exporter's warnings, on operators of other packages and on its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,74 @@
+"""ONNX files of edgecrack: reading and writing them with their spec, and walking their graphs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from edgecrack.errors import ExportError, SpecError
+from edgecrack.files import atomic_path
+from edgecrack.spec import METADATA_KEY, ModelSpec
+
+INPUT, OUTPUT = "frames", "probability"
+NET = "net."  # the parameters of the net begin with it; those of an edge prior do not
+
+
+def read_onnx(path: str | os.PathLike[str]) -> tuple[ModelProto, ModelSpec]:
+    """The graph in `path` and its spec. Raises SpecError when it is missing, truncated or not written by edgecrack."""
+    try:
+        model = onnx.load(os.fspath(path))
+    except FileNotFoundError as error:
+        raise SpecError(f"no ONNX file {path}") from error
+    except (DecodeError, OSError, ValueError) as error:
+        raise SpecError(f"{path} is not an ONNX file, or is truncated: {error}") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in metadata:
+        raise SpecError(f"{path} has no edgecrack spec inside; wanted an ONNX file written by `edgecrack export`")
+    return model, ModelSpec.from_json(metadata[METADATA_KEY])
+
+
+def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
+    """Check `model` and write it to `path` with `spec` inside, whole or not at all. Raises ExportError, SourceError."""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{Path(path).name} would not be valid ONNX: {error}") from error
+    with atomic_path(path) as temporary:
+        onnx.save(model, os.fspath(temporary))
+    return Path(path)
+
+
+def constants(model: ModelProto) -> dict[str, TensorProto]:
+    """The initialisers by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def array(tensor: TensorProto) -> NDArray[np.generic]:
+    """The values of an initialiser."""
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def prepared(model: ModelProto) -> set[str]:
+    """The tensors that come from the frames without a convolution of the net: the image, normalised, and its edge prior."""
+    known = constants(model)
+    found = {INPUT}
+    for node in model.graph.node:  # in topological order, as ONNX wants it
+        inner = node.op_type in ("Conv", "ConvTranspose") and weight_of(node, known) is not None
+        if not inner and any(name in found for name in node.input):
+            found.update(node.output)
+    return found
+
+
+def weight_of(node: NodeProto, known: Mapping[str, TensorProto]) -> str | None:
+    """The name of the weight of a convolution when it is a parameter of the net."""
+    name = node.input[1]
+    return name if name in known and name.startswith(NET) else None
