@@ -1,0 +1,1 @@
+"""INT8: which frames to measure, the ranges they give, and the graph with those ranges written into it."""
