@@ -1,0 +1,153 @@
+"""`edgecrack export`: a net as ONNX, in the precision asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgecrack.calibration.ranges import Ranges
+    from edgecrack.models import CrackNet
+    from edgecrack.spec import ModelSpec
+
+PARITY_FRAMES = 8
+
+
+def export(
+    model: Annotated[str, typer.Option(help="aelf-unet, cacpnet, msfnet or scnet.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint of `edgecrack train`; the shipped one if none.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the frames; the checkpoint's if none.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Frames a call.")] = 1,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision wherever it is not INT8.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 convolutions.")] = False,
+    target: Annotated[str, typer.Option(help="What INT8 is for: tensorrt or cpu.")] = "tensorrt",
+    calib: Annotated[Path | None, typer.Option(help="Measure the INT8 ranges on the images in this folder.")] = None,
+    ranges: Annotated[Path | None, typer.Option(help="INT8 ranges measured before.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path("."),
+) -> None:
+    """Export a net to ONNX: NAME.onnx always, and NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu when asked for.
+
+    Each file is compared with the net on eight rendered frames, and on up to eight of the calibration frames, before it
+    gets its name. The last line on stdout is the path of the file asked for.
+    """
+    _check_options(fp16, int8, target, calib, ranges)
+    net, spec, shipped = _checkpoint(model, weights, size, batch)
+    if int8 and not (shipped or calib or ranges):
+        from edgecrack.errors import SpecError
+
+        raise SpecError("weights of your own need ranges of their own for --int8: give --calib FOLDER or --ranges FILE")
+    folder = _Folder(output, net, spec, calib)
+
+    from edgecrack.export.graph import onnx_from_model
+
+    path = folder.add("", lambda file: onnx_from_model(net, spec, file))
+    if int8:
+        path = _int8(path, folder, _ranges(path, spec, calib, ranges), target, fp16)
+    elif fp16:
+        from edgecrack.export.precision import fp16_from_onnx
+
+        fp32 = path
+        path = folder.add(".fp16", lambda file: fp16_from_onnx(fp32, file))
+    typer.echo(path)
+
+
+def _check_options(fp16: bool, int8: bool, target: str, calib: Path | None, ranges: Path | None) -> None:
+    if target not in ("tensorrt", "cpu"):
+        raise typer.BadParameter(f"it is tensorrt or cpu, got {target!r}", param_hint="--target")
+    if target == "cpu" and fp16:
+        raise typer.BadParameter("CPUs do not compute in half precision; leave --fp16 out", param_hint="--target cpu")
+    if target == "cpu" and not int8:
+        raise typer.BadParameter("it says what --int8 is for; add --int8", param_hint="--target cpu")
+    if ranges and not int8:
+        raise typer.BadParameter("they are for --int8; add it", param_hint="--ranges")
+    if ranges and calib:
+        raise typer.BadParameter("give the ranges or the folder to measure them on, not both", param_hint="--ranges")
+
+
+def _checkpoint(model: str, weights: Path | None, size: str | None, batch: int) -> tuple[CrackNet, ModelSpec, bool]:
+    """The net, its spec with the size and batch asked for, and whether it is the shipped one."""
+    from dataclasses import replace
+
+    from edgecrack.errors import SpecError
+    from edgecrack.models import model_class
+    from edgecrack.models.checkpoint import load_checkpoint
+    from edgecrack.spec import FrameSpec
+    from edgecrack.weights import weights_path
+
+    model_class(model)
+    path = weights or weights_path(model)
+    if weights is None:
+        _say(f"weights: the shipped ones, {path}")
+    net, spec = load_checkpoint(path)
+    if spec.name != model:
+        raise SpecError(f"{path} holds {spec.name}, not {model}")
+    frame = FrameSpec.parse(size) if size else spec.frame
+    frame.check_stride(net.stride)
+    return net, replace(spec, frame=frame, batch=batch), weights is None
+
+
+def _ranges(fp32: Path, spec: ModelSpec, calib: Path | None, ranges: Path | None) -> Ranges:
+    from edgecrack.calibration.frames import CalibrationFrames
+    from edgecrack.calibration.ranges import Ranges, measure_ranges
+    from edgecrack.weights import ranges_path
+
+    if calib:
+        frames = CalibrationFrames.from_folder(calib, spec.frame)
+        _say(f"ranges: measuring on {len(frames)} frames of {calib}")
+        return measure_ranges(fp32, frames)
+    found = Ranges.load(ranges or ranges_path(spec.name))
+    _say(f"ranges: {ranges or 'the shipped ones'}, measured on {found.count} frames at {found.frame}")
+    return found
+
+
+def _int8(fp32: Path, folder: _Folder, ranges: Ranges, target: str, fp16: bool) -> Path:
+    from edgecrack.calibration.qdq import int8_from_onnx
+    from edgecrack.export.precision import fp16_from_onnx
+
+    def write(file: Path) -> None:
+        int8_from_onnx(fp32, ranges, file, target=target)
+        if fp16:
+            fp16_from_onnx(file, file)
+
+    return folder.add(".int8-cpu" if target == "cpu" else ".int8-fp16" if fp16 else ".int8", write)
+
+
+class _Folder:
+    """Where the files go; one that does not answer what the net answers never gets its name."""
+
+    def __init__(self, path: Path, net: CrackNet, spec: ModelSpec, calib: Path | None) -> None:
+        from edgecrack.calibration.frames import CalibrationFrames
+        from edgecrack.export.graph import reference_from_model
+        from edgecrack.rendering import DEMO_SEEDS, rendered_frame
+
+        self.path, self.spec, self.reference = path, spec, reference_from_model(net)
+        height, width = spec.frame.height, spec.frame.width
+        self.frames = {"rendered": [rendered_frame(seed, height, width)[0] for seed in DEMO_SEEDS[:PARITY_FRAMES]]}
+        if calib:
+            self.frames["calibration"] = list(CalibrationFrames.from_folder(calib, spec.frame, PARITY_FRAMES))
+        _say(f"{'file':24} {'compared on':14} {'within 1/255':>12} {'largest':>8} {'mask F1':>8}")
+
+    def add(self, kind: str, write: Callable[[Path], object]) -> Path:
+        """The path of the file that `write` makes. Raises AccuracyError, and leaves nothing, when it fails the comparison."""
+        from edgecrack.export.parity import enforce, parity
+        from edgecrack.files import atomic_path
+
+        path = self.path / f"{self.spec.name}{kind}.onnx"
+        with atomic_path(path) as file:
+            write(file)
+            for name, images in self.frames.items():
+                found = parity(self.reference, file, images, self.spec.threshold)
+                compared = f"{found.frames} {name}"
+                _say(f"{path.name:24} {compared:14} {found.within:12.4%} {found.largest:4}/255 {found.f1:8.4f}")
+                enforce(found)
+        return path
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
