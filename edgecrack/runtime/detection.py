@@ -86,12 +86,14 @@ class Detection:
         found, tree = cv2.findContours(self.mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         # Not RETR_EXTERNAL: it leaves out a piece that lies inside the ring of another.
         return [
-            np.asarray(points[:, 0], np.int32) for points, links in zip(found, tree[0] if found else ()) if links[3] < 0
+            np.asarray(points[:, 0], np.int32)
+            for points, links in zip(found, tree[0] if found else (), strict=True)
+            if links[3] < 0
         ]
 
     @cached_property
     def boxes(self) -> NDArray[np.int32]:
-        """The bounding box of each piece of crack, int32 (pieces, 4): left, top, right, bottom, the last two excluded."""
+        """The box around each piece of crack, int32 (pieces, 4): left, top, right and bottom, those two excluded."""
         corners = [(*points.min(0), *(points.max(0) + 1)) for points in self.contours]
         return np.array(corners, np.int32).reshape(-1, 4)
 

@@ -29,8 +29,8 @@ _fit = lru_cache(maxsize=64)(Fit.of)
 class CrackDetector(Closing):
     """Finds cracks in frames of any size.
 
-    One call at a time: a second thread that calls meanwhile is refused with an EngineError, as is a `run` while a `stream`
-    is not finished. Give each thread a detector of its own.
+    One call at a time: a second thread that calls meanwhile is refused with an EngineError, and so is a `run` while a
+    `stream` is not finished. Give each thread a detector of its own.
     """
 
     def __init__(
@@ -72,28 +72,29 @@ class CrackDetector(Closing):
     def stream(
         self, source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame]
     ) -> Generator[tuple[Frame, Detection], None, None]:
-        """Each frame of `source`, in order, with its cracks; while one is at the backend, the next is read and prepared.
+        """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
-        It may be left or closed at any time. An error of the source is raised after the frames before it were given out.
+        It may be left or closed at any time, and closes the source. An error of the source is raised after the frames
+        before it were given out.
         Raises SourceError, FrameError and EngineError.
         """
         in_flight: deque[tuple[list[Frame], _Call]] = deque()
         with self._turn(), open_source(source) as frames:
             coming, end = iter(frames), None
             try:
-                while in_flight or not end:
-                    while not end and len(in_flight) < self.backend.depth:
+                while in_flight or end is None:
+                    while end is None and len(in_flight) < self.backend.depth:
                         batch, end = _take(coming, self.spec.batch)
                         if batch:
                             in_flight.append((batch, self._submit([frame.image for frame in batch])))
                     if in_flight:
                         batch, call = in_flight.popleft()
-                        yield from zip(batch, self._collect(call))
+                        yield from zip(batch, self._collect(call), strict=True)
             finally:
                 for _ in in_flight:
                     with suppress(EngineError):  # left early: the answers are not wanted, only out of the way
                         self.backend.collect()
-            if end and not isinstance(end, StopIteration):
+            if not isinstance(end, StopIteration):
                 raise end
 
     def close(self) -> None:
@@ -104,7 +105,7 @@ class CrackDetector(Closing):
     def _submit(self, images: list[NDArray[np.uint8]]) -> _Call:
         start = perf_counter()
         fits = [_fit(image.shape[0], image.shape[1], self.spec.frame) for image in images]
-        fitted = [fit.apply(image) for fit, image in zip(fits, images)]
+        fitted = [fit.apply(image) for fit, image in zip(fits, images, strict=True)]
         fitted += fitted[-1:] * (self.spec.batch - len(fitted))
         frames = np.stack(fitted) if len(fitted) > 1 else np.ascontiguousarray(fitted[0])[np.newaxis]
         submitted = perf_counter()
@@ -121,7 +122,7 @@ class CrackDetector(Closing):
                 self.threshold,
                 {"preprocess": call.preprocess, "inference": inference, "postprocess": 0.0},
             )
-            for fit, answer in zip(call.fits, answers)  # the answers to padding are left over
+            for fit, answer in zip(call.fits, answers, strict=False)  # the answers to padding are left over
         ]
 
     @contextmanager

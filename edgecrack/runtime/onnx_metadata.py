@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from edgecrack.errors import EngineError, SpecError
@@ -23,7 +24,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     Raises EngineError when the file is missing, cut short, no ONNX or not written by edgecrack.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             entries = [
                 dict(_byte_fields(io.BytesIO(entry), len(entry)))
                 for field, entry in _byte_fields(file, os.fstat(file.fileno()).st_size, only=_METADATA_PROPS)

@@ -1,4 +1,4 @@
-"""Where detections go: a log, a video, or a folder of images. What was written stays readable when the next write fails."""
+"""Where detections go: a log, a video, a folder of images. What was written stays readable whatever comes next."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JsonLines(Closing):
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab", buffering=0)
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -69,7 +69,7 @@ class OverlayVideo(Closing):
         self._video = VideoWriter(path, rate)
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Add one frame. Raises SourceError when it cannot be written, FrameError when its size is not the first one's."""
+        """Add one frame. Raises SourceError when it cannot be written, FrameError when its size is not the first's."""
         self._video.write(detection.plot(frame.image))
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from edgecrack.runtime.frame import Frame
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _log = logging.getLogger("edgecrack")
 
 # FFmpeg writes to stderr what we raise or log in our own words; it reads this when the first video is opened.
@@ -72,7 +73,8 @@ def open_source(source: str | os.PathLike[str] | Source | Iterable[NDArray[np.ui
         return ImageSource(text, [path]) if _is_image(path) else VideoSource(path)
     if not glob.has_magic(text):
         raise SourceError(f"no file or folder {text}")
-    found = sorted(match for match in map(Path, glob.glob(text, recursive=True)) if _is_image(match))
+    matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
+    found = sorted(match for match in map(Path, matches) if _is_image(match))
     if not found:
         raise SourceError(f"no image matches {text}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return ImageSource(text, found)
@@ -150,11 +152,11 @@ class _IterableSource(Closing):
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = _set_log_level(0)
     try:
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _set_log_level(level)
     if not capture.isOpened():
         raise SourceError(f"{path} is not a video that OpenCV can read, or is truncated ({path.stat().st_size} bytes)")
     return capture

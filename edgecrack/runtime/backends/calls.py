@@ -69,7 +69,7 @@ class Calls(ABC):
 
 
 def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
-    """Raise EngineError unless `ends`, name -> (type, shape) of a graph's inputs and outputs, is what `spec` promises."""
+    """Raise EngineError unless the inputs and outputs of a graph, name -> (type, shape), are what `spec` promises."""
     shape = (spec.batch, spec.frame.height, spec.frame.width)
     wanted = {"frames": ("uint8", (*shape, 3)), "probability": ("uint8", shape)}
     if ends != wanted:

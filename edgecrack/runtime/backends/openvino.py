@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +38,10 @@ class OpenVinoBackend(Calls):
         self._idle = list(self._requests)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
-        request = self._idle.pop()
-        try:
-            request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-            request.start_async()
-        except BaseException:
-            self._idle.append(request)
-            raise
+        request = self._idle[-1]
+        request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+        request.start_async()
+        self._idle.pop()
         return partial(self._finish, request, frames)
 
     def _finish(self, request: openvino.InferRequest, frames: NDArray[np.uint8]) -> Answer:
@@ -55,5 +53,6 @@ class OpenVinoBackend(Calls):
 
     def _release(self) -> None:
         for request in self._requests:
-            request.wait()
+            with suppress(RuntimeError):  # of a call whose answer is dropped anyway
+                request.wait()
         self._requests = self._idle = []
