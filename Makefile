@@ -1,0 +1,68 @@
+# make demo    see cracks found by an INT8 net exported in front of you      make test    the tests
+# make check   format, lint, types and tests                                 make help    the rest
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+DEMO ?= demo
+RESULTS ?= results
+
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+SEED := 13
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint types results bench wheels-check clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "wanted Python 3.10 or newer, got $$($(PYTHON) --version); give PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Downloading about 460 MB where pip takes the CPU build of torch, several GB where it takes the CUDA build (PIP_ARGS chooses the index)."
+	$(INSTALL) -e '.[cpu,video,evaluate,export,train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(INSTALL) -e '.[cpu,video,evaluate,export,train,dev]'
+	@touch $@
+
+demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, score them
+	@mkdir -p $(DEMO)
+	$(BIN)/edgecrack sample-clip $(DEMO)/road.mp4 --seed $(SEED)
+	$(BIN)/edgecrack export --model scnet --int8 --target cpu -o $(DEMO)
+	$(BIN)/edgecrack run $(DEMO)/scnet.int8-cpu.onnx --source $(DEMO)/road.mp4 --out $(DEMO)/out
+	$(BIN)/edgecrack evaluate $(DEMO)/scnet.int8-cpu.onnx --data $(DEMO)/road.mp4 --every 5 --out $(DEMO)/scores
+	@echo
+	@echo "Overlay video  $(DEMO)/out/overlay.mp4"
+	@echo "Log            $(DEMO)/out/log.jsonl"
+	@echo "Scores         $(DEMO)/scores/scores.json"
+	@echo "The frames a second and the score against the known masks are printed above. This renderer was also in training,"
+	@echo "so the score shows that the pipeline works, not how well cracks are found in the field."
+
+test: $(VENV)/.dev ## Run the tests; with labelled data in EDGECRACK_DATA or ../shared/data also score real frames
+	$(BIN)/python -m pytest
+
+check: format lint types test ## Format, lint, types and tests
+
+format: $(VENV)/.dev ## Refuse code that is not formatted
+	$(BIN)/ruff format --check
+
+lint: $(VENV)/.dev ## Lint
+	$(BIN)/ruff check
+
+types: $(VENV)/.dev ## Check the types, strictly
+	$(BIN)/mypy
+
+results: $(VENV)/.demo ## Score every shipped net on all labelled data and write the table
+	$(BIN)/python benchmarks/results.py --out $(RESULTS)
+
+bench: $(VENV)/.demo ## Measure speed and memory, as ratios in one run
+	$(BIN)/python benchmarks/speed.py
+
+wheels-check: $(VENV)/.demo ## Resolve every extra for Python 3.10 to 3.13 on x86-64 and aarch64, from wheels alone
+	$(BIN)/python tools/wheels_check.py $(PIP_ARGS)
+
+clean: ## Remove what was made
+	rm -rf $(VENV) $(DEMO) $(RESULTS) build dist *.egg-info

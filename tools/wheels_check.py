@@ -1,0 +1,66 @@
+"""Resolve every extra from wheels alone, for Python 3.10 to 3.13 on x86-64 and aarch64: `make wheels-check`.
+
+pip downloads what an index's metadata cannot tell and installs nothing. Markers of requirements (`; platform_machine == ...`)
+are judged for the machine this runs on: pip knows no other way.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PLATFORMS = {
+    machine: [f"manylinux_2_{glibc}_{machine}" for glibc in (17, 26, 27, 28, 34, 35, 39)] + [f"manylinux2014_{machine}"]
+    for machine in ("x86_64", "aarch64")
+}
+SOURCE_ONLY = {"pycuda"}  # has no wheel for any platform: it is compiled against the machine's CUDA
+
+
+def main(pip_options: list[str]) -> int:
+    """Print a line a combination; 1 when one cannot be resolved."""
+    failed = 0
+    for extra, wanted in extras().items():
+        skipped = [name for name in wanted if Requirement(name).name in SOURCE_ONLY]
+        names = [name for name in wanted if name not in skipped]
+        for machine, platforms in PLATFORMS.items():
+            for python in PYTHONS:
+                error = resolve(names, python, platforms, pip_options) if names else ""
+                note = f" (without {', '.join(skipped)}: no wheels, compiled on the machine)" if skipped else ""
+                print(f"{'FAIL' if error else 'ok  '} [{extra or 'base'}] Python {python} {machine}{note}", flush=True)
+                if error:
+                    failed += 1
+                    print(f"     {error}", file=sys.stderr)
+    return bool(failed)
+
+
+def extras() -> dict[str, list[str]]:
+    """The requirements of the base ("") and of each extra, the base's included."""
+    found: dict[str, list[str]] = {"": []}
+    for line in requires("edgecrack") or []:
+        requirement = Requirement(line)
+        extra = str(requirement.marker).split('"')[1] if requirement.marker else ""
+        requirement.marker = None
+        found.setdefault(extra, []).append(str(requirement))
+    return {extra: found[""] + (names if extra else []) for extra, names in found.items()}
+
+
+def resolve(names: list[str], python: str, platforms: list[str], pip_options: list[str]) -> str:
+    """Empty when pip finds wheels of everything, else its last line."""
+    choose = [option for platform in platforms for option in ("--platform", platform)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--target", folder]
+        command.append("--only-binary=:all:")
+        done = subprocess.run(
+            [*command, "--python-version", python, *choose, *pip_options, *names], capture_output=True, text=True
+        )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return "" if done.returncode == 0 else (lines or done.stderr.splitlines() or ["pip failed and said nothing"])[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
