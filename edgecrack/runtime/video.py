@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import cv2
 import numpy as np
@@ -44,7 +44,8 @@ class VideoWriter(Closing):
         self._quality = quality
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
-        self._file: OutputContainer | None = _open(self.path)
+        self._file: OutputContainer | None
+        self._file, self._disk = _open(self.path)
 
     def write(self, image: NDArray[np.uint8]) -> None:
         """Add uint8 (H, W, 3) BGR, of the same size as the first.
@@ -60,6 +61,7 @@ class VideoWriter(Closing):
         self._frame.check(image)
         with self._writing(self._file):
             self._file.mux(self._stream.encode(_picture(image)))
+            self._disk.flush()
 
     def close(self) -> None:
         """Finish the file; a second call does nothing. Raises SourceError when its end cannot be written."""
@@ -70,6 +72,7 @@ class VideoWriter(Closing):
             if self._stream:
                 file.mux(self._stream.encode(None))
             file.close()
+            self._disk.close()
 
     def _start(self, file: OutputContainer, frame: FrameSpec) -> VideoStream:
         # zerolatency: no frames held back, so that what was given is soon in the file.
@@ -86,21 +89,23 @@ class VideoWriter(Closing):
             yield
         except OSError as error:
             self._file = None  # the fragments so far are whole; nothing can follow them
-            with suppress(OSError):
-                file.close()
+            for end in (file, self._disk):
+                with suppress(OSError):
+                    end.close()
             raise SourceError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
-def _open(path: Path) -> OutputContainer:
+def _open(path: Path) -> tuple[OutputContainer, BinaryIO]:
     try:
         import av
     except ImportError as error:
         raise MissingDependency("writing a video needs PyAV; pip install edgecrack[video]") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return av.open(str(path), "w", format="mp4", options=_FRAGMENTED)
+        disk = path.open("wb")  # not FFmpeg's own, which keeps silent when the last write fails
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
+    return av.open(disk, "w", format="mp4", options=_FRAGMENTED), disk
 
 
 def _picture(image: NDArray[np.uint8]) -> VideoFrame:

@@ -80,7 +80,9 @@ def test_no_crack_gives_empty_results(probability):
     np.testing.assert_array_equal(detection.plot(image), image)
 
 
-@pytest.mark.parametrize("at", [(slice(0, 3), slice(0, 3)), (slice(10, 14), slice(5, 9)), (slice(37, 40), slice(57, 60))])
+@pytest.mark.parametrize(
+    "at", [(slice(0, 3), slice(0, 3)), (slice(10, 14), slice(5, 9)), (slice(37, 40), slice(57, 60))]
+)
 def test_the_overlay_marks_the_crack_and_a_pixel_around_it(at):
     drawn = np.zeros((40, 60), np.uint8)
     drawn[at] = 255
@@ -120,7 +122,7 @@ def test_a_mask_that_cannot_be_saved_is_one_line(probability, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match=r"^cannot write .*/file/a\.png: [^\n]+$"):
         Detection.of(probability, 0.5).save(tmp_path / "file" / "a.png")
-    with pytest.raises(SourceError, match="no image format '.txt'"):
+    with pytest.raises(SourceError, match=r"no image format '\.txt'"):
         Detection.of(probability, 0.5).save(tmp_path / "a.txt")
 
 

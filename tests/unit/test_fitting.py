@@ -76,7 +76,7 @@ def test_padding_lies_right_and_below_and_mirrors_the_frame():
 
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (333, 777), (2160, 3840), (90, 160)])
 def test_what_is_found_lies_where_it_was_in_the_frame(height, width):
-    top, left, bottom, right = (round(part * side) for part, side in zip((0.3, 0.6, 0.5, 0.9), (height, width) * 2))
+    top, left, bottom, right = drawn = (np.array([0.3, 0.6, 0.5, 0.9]) * ((height, width) * 2)).astype(int)
     image = np.zeros((height, width, 3), np.uint8)
     image[top:bottom, left:right] = 255
     fit = Fit.of(height, width, NET)
@@ -84,4 +84,4 @@ def test_what_is_found_lies_where_it_was_in_the_frame(height, width):
     rows, columns = np.flatnonzero(back.any(1)), np.flatnonzero(back.any(0))
     off = width / 512  # one pixel of the net, seen in the frame, plus rounding
     found = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
-    assert np.abs(found - (top, left, bottom, right)).max() <= off + 1
+    assert np.abs(found - drawn).max() <= off + 1

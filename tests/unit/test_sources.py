@@ -1,0 +1,258 @@
+import logging
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from edgecrack.errors import FrameError, SourceError
+from edgecrack.runtime import Frame, open_source
+
+
+def grey(value, height=48, width=64):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def write_video(path, count=30, rate=Fraction(30000, 1001), **options):
+    """`count` frames that brighten by 8, so that a frame can be told from its neighbours; H.264 without B-frames."""
+    with av.open(str(path), "w", options=options) as file:
+        stream = file.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 8, (48, 64, 3), np.uint8)
+        for index in range(count):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(noise + np.uint8(8 * index), format="bgr24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+def cut(path, share):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index, name in enumerate(["b.png", "a.jpg", "c.bmp"]):
+        cv2.imwrite(str(tmp_path / name), grey(50 * index, 20 + index, 30))
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_a_folder_gives_its_images_by_name_each_of_its_own_size(folder):
+    with open_source(folder) as source:
+        frames = list(source)
+    assert (source.name, source.rate, source.count) == (str(folder), None, 3)
+    assert [frame.source for frame in frames] == [str(folder / name) for name in ("a.jpg", "b.png", "c.bmp")]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert [frame.image.shape for frame in frames] == [(21, 30, 3), (20, 30, 3), (22, 30, 3)]
+    assert [frame.captured_at for frame in frames] == [None] * 3
+
+
+@pytest.mark.parametrize(("pattern", "names"), [("*.png", ["b.png"]), ("[ab].*", ["a.jpg", "b.png"]), ("**", None)])
+def test_a_pattern_gives_the_images_that_match(folder, pattern, names):
+    names = names or ["a.jpg", "b.png", "c.bmp"]
+    assert [frame.source for frame in open_source(f"{folder}/{pattern}")] == [str(folder / name) for name in names]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
+    cv2.imwrite(str(tmp_path / "a[1].png"), grey(7))
+    assert [frame.image[0, 0, 0] for frame in open_source(tmp_path / "a[1].png")] == [7]
+
+
+def test_an_image_file_is_one_frame(folder):
+    (frame,) = open_source(str(folder / "b.png"))
+    np.testing.assert_array_equal(frame.image, grey(0, 20, 30))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_video_gives_every_frame_with_its_time(tmp_path, ending):
+    path = write_video(tmp_path / f"road.{ending}")
+    with open_source(path) as source:
+        frames = list(source)
+    assert source.rate == pytest.approx(30000 / 1001, abs=1e-3)
+    assert source.count == len(frames) == 30
+    assert source.truncated_at is None
+    assert [frame.index for frame in frames] == list(range(30))
+    assert [round(frame.image.mean() / 8) for frame in frames] == list(range(30))
+    np.testing.assert_allclose([frame.captured_at for frame in frames], np.arange(30) * 1001 / 30000, atol=1e-3)
+    assert {frame.source for frame in frames} == {str(path)}
+
+
+def test_a_motion_jpeg_is_a_video(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, (64, 48))
+    for value in (10, 200):
+        writer.write(grey(value))
+    writer.release()
+    with open_source(tmp_path / "a.avi") as source:
+        assert source.rate == 12.5
+        assert [frame.image.mean() for frame in source] == pytest.approx([10, 200], abs=2)
+
+
+def test_the_time_is_the_files_own_where_frames_are_not_evenly_spaced(tmp_path):
+    times = [0, 100, 150, 1000]  # milliseconds
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast", "tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            picture = av.VideoFrame.from_ndarray(grey(90), format="bgr24")
+            picture.pts = time
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode(None))
+    assert [round(1e3 * frame.captured_at) for frame in open_source(tmp_path / "a.mkv")] == times
+
+
+@pytest.mark.parametrize(("ending", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {})])
+def test_a_video_that_was_cut_short_gives_what_is_left_and_says_so(tmp_path, caplog, ending, options):
+    path = cut(write_video(tmp_path / f"a.{ending}", **options), 0.7)
+    with caplog.at_level(logging.WARNING, "edgecrack"), open_source(path) as source:
+        frames = list(source)
+    assert 5 < len(frames) < 28
+    assert [round(frame.image.mean() / 8) for frame in frames] == list(range(len(frames)))
+    assert source.truncated_at == len(frames)
+    assert caplog.messages == [f"{path} ends after {len(frames)} of 30 frames: it is truncated"]
+
+
+def test_a_video_is_read_on_from_where_it_was_left(tmp_path):
+    with open_source(write_video(tmp_path / "a.mp4")) as source:
+        first = [frame.index for frame, _ in zip(source, range(3), strict=False)]
+        assert first + [frame.index for frame in source][-1:] == [0, 1, 2, 29]
+
+
+def nothing(tmp_path):
+    return tmp_path / "nothing.mp4"
+
+
+def empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def no_match(tmp_path):
+    return f"{tmp_path}/*.jpg"
+
+
+def junk_video(tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 1000)
+    return tmp_path / "junk.mp4"
+
+
+def empty_video(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    return tmp_path / "empty.mp4"
+
+
+def video_without_its_index(tmp_path):
+    return cut(write_video(tmp_path / "cut.mp4"), 0.7)
+
+
+def video_without_a_frame(tmp_path):
+    path = write_video(tmp_path / "cut.mp4", movflags="faststart")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + 8])
+    return path
+
+
+def text(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    return tmp_path / "a.txt"
+
+
+def junk_image(tmp_path):
+    (tmp_path / "junk.png").write_bytes(b"junk" * 1000)
+    return tmp_path / "junk.png"
+
+
+def cut_image(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))
+    return cut(tmp_path / "a.png", 0.5)
+
+
+MAKERS = [
+    nothing,
+    empty_folder,
+    no_match,
+    junk_video,
+    empty_video,
+    video_without_its_index,
+    video_without_a_frame,
+    text,
+    junk_image,
+    cut_image,
+]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_what_cannot_be_read_is_one_line_that_names_it(tmp_path, make, capfd):
+    path = make(tmp_path)
+    with pytest.raises(SourceError) as caught, open_source(path) as source:
+        list(source)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if make is not cut_image:  # libpng has the last word there
+        assert capfd.readouterr().err == ""
+
+
+def test_ffmpeg_does_not_write_over_our_words(tmp_path):
+    path = cut(write_video(tmp_path / "a.mp4", movflags="faststart"), 0.7)
+    code = "import sys\nfrom edgecrack.runtime import open_source\nprint(len(list(open_source(sys.argv[1]))))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 5
+    assert len(done.stderr.splitlines()) == 1
+    assert "truncated" in done.stderr
+
+
+def test_an_image_in_the_middle_that_cannot_be_read_is_named_after_those_before_it(folder):
+    (folder / "b.png").write_bytes(b"junk")
+    frames = iter(open_source(folder))
+    assert next(frames).index == 0
+    with pytest.raises(SourceError, match=r"b\.png is not an image"):
+        next(frames)
+
+
+def test_an_image_of_16_bits_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((9, 9, 3), 40000, np.uint16))
+    with pytest.raises(FrameError, match=r"deep\.png has uint16 pixels"):
+        list(open_source(tmp_path / "deep.png"))
+
+
+def test_a_stream_is_refused_without_its_password():
+    with pytest.raises(SourceError) as caught:
+        open_source("rtsp://user:secret@camera/1")
+    assert str(caught.value).startswith("cannot read rtsp:// sources")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, np.stack, lambda images: (image for image in images)])
+def test_anything_that_yields_frames_is_a_source(make):
+    images = [grey(1), grey(2)]
+    with open_source(make(images)) as source:
+        assert [(frame.index, frame.image[0, 0, 0], frame.captured_at) for frame in source] == [
+            (0, 1, None),
+            (1, 2, None),
+        ]
+    assert source.rate is None
+
+
+def test_a_list_knows_its_length_and_a_generator_does_not():
+    assert open_source([grey(1)] * 3).count == 3
+    assert open_source(image for image in [grey(1)]).count is None
+
+
+def test_frames_keep_the_time_they_come_with():
+    frame = Frame(grey(1), 40, 12.5, "camera 2")
+    assert list(open_source([frame])) == [frame]
+
+
+def test_an_open_source_is_taken_as_it_is(folder):
+    source = open_source(folder)
+    assert open_source(source) is source
+
+
+def test_one_array_is_no_source():
+    with pytest.raises(FrameError, match=r"put it in a list: \[frame\]"):
+        open_source(grey(1))
