@@ -116,6 +116,7 @@ class VideoSource(Closing):
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = count if count > 0 else None
         self._read = 0
+        self._time: float | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
@@ -123,13 +124,19 @@ class VideoSource(Closing):
             if not done:
                 break
             seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            self._time = seconds if seconds >= 0 else None  # OpenCV 4 has no time for some Matroska files
             self._read += 1
-            yield Frame(np.asarray(image, np.uint8), self._read - 1, seconds, self.name)
+            yield Frame(np.asarray(image, np.uint8), self._read - 1, self._time, self.name)
         if not self._read:
             raise SourceError(f"no frame of {self.name} can be decoded")
-        if self.count and self._read < self.count - 1:  # the count may be a duration, rounded
-            self.truncated_at = self._read
-            _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._read, self.count)
+        self._check_end()
+
+    def _check_end(self) -> None:
+        # By time and not by number: where frames are not evenly spaced, the count is the duration times the rate.
+        if self._time is None or not (self.count and self.rate) or self._time >= (self.count - 2) / self.rate:
+            return
+        self.truncated_at = self._read
+        _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._read, self.count)
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""

@@ -92,9 +92,10 @@ def test_a_motion_jpeg_is_a_video(tmp_path):
         assert [frame.image.mean() for frame in source] == pytest.approx([10, 200], abs=2)
 
 
-def test_the_time_is_the_files_own_where_frames_are_not_evenly_spaced(tmp_path):
-    times = [0, 100, 150, 1000]  # milliseconds
-    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_the_time_is_the_files_own_where_frames_are_not_evenly_spaced(tmp_path, ending):
+    times = [0, 100, 150, 1000, 1500, 3000]  # milliseconds
+    with av.open(str(tmp_path / f"a.{ending}"), "w") as file:
         stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast", "tune": "zerolatency"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
@@ -103,7 +104,9 @@ def test_the_time_is_the_files_own_where_frames_are_not_evenly_spaced(tmp_path):
             picture.pts = time
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
-    assert [round(1e3 * frame.captured_at) for frame in open_source(tmp_path / "a.mkv")] == times
+    with open_source(tmp_path / f"a.{ending}") as source:
+        assert [round(1e3 * frame.captured_at) for frame in source] == times
+    assert source.truncated_at is None
 
 
 @pytest.mark.parametrize(("ending", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {})])
