@@ -53,16 +53,15 @@ class CACPNet(CrackNet):
         self.attention_from = choice("attention_from", attention_from, "input", "output")
         self.unpooling = Unpooling(choice("unpool", unpool, "index", "mask"))
         one = choice("attention_out", attention_out, "full", "one") == "one"
-        self.encoder = nn.ModuleList(
-            _block([i, *[o] * n]) for i, o, n in zip(inputs, channels, counts, strict=True)
-        )
+        self.encoder = nn.ModuleList(_block([i, *[o] * n]) for i, o, n in zip(inputs, channels, counts, strict=True))
         sources = inputs if attention_from == "input" else channels
         self.attention = nn.ModuleList(
             Attention(i, 1 if one else o, softmax) for i, o in zip(sources, channels, strict=True) if attention
         )
         deep = channels[-1]
-        lateral = {"sum": deep, "cat": deep // 4, "catcat": deep // 4, "none": 0}[pyramid]
-        self.lateral = nn.ModuleList(nn.Conv2d(c, lateral, 1) for c in channels[:4] if lateral)
+        quarters = [(deep + level) // 4 for level in range(4)]  # together they are `deep`, whatever the width
+        lateral = {"sum": [deep] * 4, "cat": quarters, "catcat": quarters, "none": []}[pyramid]
+        self.lateral = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(channels, lateral, strict=False))
         self.mix = nn.ModuleList([nn.Conv2d(2 * deep, deep, 1)] if pyramid == "catcat" else [])
         ends = [channels[0], *channels[:-1]]
         decoder = [_block([*[c] * n, e]) for c, e, n in zip(channels, ends, counts, strict=True)]
@@ -118,4 +117,6 @@ class Attention(nn.Module):
 
 
 def _block(sizes: list[int]) -> nn.Sequential:
-    return nn.Sequential(*(conv_norm_relu(i, o, "batch", bias=True) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
+    return nn.Sequential(
+        *(conv_norm_relu(i, o, "batch", bias=True) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    )
