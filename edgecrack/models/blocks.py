@@ -16,13 +16,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class CrackNet(nn.Module):
     """A crack net: `forward` takes what `prepare` gives and returns logits, (N, 1, H, W).
 
-    Class attributes:
+    Attributes:
         stride: H and W must be multiples of it.
         mean, std: of the RGB input in 0..1.
         compact_width: the width at which the full-resolution stage has 16 channels; weights of it are shipped.
     """
 
-    stride: ClassVar[int]
+    stride: int
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     compact_width: ClassVar[float] = 0.25

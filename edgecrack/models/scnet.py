@@ -46,17 +46,16 @@ class SCNet(CrackNet):
         super().__init__()
         if levels not in (4, 5):
             raise SpecError(f"levels is 4 or 5; got {levels!r}")
+        self.stride = 2**levels
         self.prior = choice("prior", prior, "none", "hed", "cheap")
         self.gate_main, self.unpooling = gate_main, Unpooling(unpool)
-        self.half = F.max_pool2d if choice("half", half, "max", "average") == "max" else F.avg_pool2d
+        self.average = choice("half", half, "max", "average") == "average"
         self.edge: tuple[HED, ...] = ()  # in a tuple: its weights are not part of this net's
         channels = scaled((64, 128, 256, 512, 512), width)[:levels]
         counts = (2, 2, 3, 3, 3)[:levels]
         inputs = [3 if prior == "none" else 4, *channels[:-1]]
         ends = [channels[0], *channels[:-1]]  # of the decoder blocks, by scale
-        self.encoder = nn.ModuleList(
-            _block(i, o, o, n, norm) for i, o, n in zip(inputs, channels, counts, strict=True)
-        )
+        self.encoder = nn.ModuleList(_block(i, o, o, n, norm) for i, o, n in zip(inputs, channels, counts, strict=True))
         self.encoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias) for c in channels)
         self.decoder = nn.ModuleList(_block(c, c, e, n, norm) for c, e, n in zip(channels, ends, counts, strict=True))
         self.decoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias) for c in ends)
@@ -85,7 +84,7 @@ class SCNet(CrackNet):
         for block, attention in zip(self.encoder, self.encoder_attention, strict=True):
             features = block(x)
             gated, response = attention(features)
-            enhanced.append(torch.cat([self.half(enhanced[-1], 2), response], 1) if enhanced else response)
+            enhanced.append(torch.cat([self._halved(enhanced[-1]), response], 1) if enhanced else response)
             x, memory = self.unpooling.pool(gated if self.gate_main else features)
             memories.append(memory)
         for scale in reversed(range(len(self.decoder))):
@@ -95,6 +94,9 @@ class SCNet(CrackNet):
             x = gated if self.gate_main else features
         sides.reverse()
         return [self.fuse(torch.cat(sides, 1)), *sides]
+
+    def _halved(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) if self.average else F.max_pool2d(x, 2)
 
     def _side(self, scale: int, x: Tensor) -> Tensor:
         logit = self.side[scale](x)
