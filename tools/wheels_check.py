@@ -53,7 +53,17 @@ def resolve(names: list[str], python: str, platforms: list[str], pip_options: li
     """Empty when pip finds wheels of everything, else its last line."""
     choose = [option for platform in platforms for option in ("--platform", platform)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--target", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--quiet",
+            "--target",
+            folder,
+        ]
         command.append("--only-binary=:all:")
         done = subprocess.run(
             [*command, "--python-version", python, *choose, *pip_options, *names], capture_output=True, text=True

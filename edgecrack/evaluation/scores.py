@@ -22,11 +22,11 @@ HALF = threshold_level(0.5)
 
 
 LABELS = {
-    "fired_share": "pixels that fire at the shipped threshold",
+    "fired_share": "pixels that fire at the model's threshold",
     "best_f1": "best F1 (ODS)",
     "best_f1_threshold": "  its threshold",
     "f1_at_0.5": "F1 at 0.5",
-    "f1": "F1 at the shipped threshold",
+    "f1": "F1 at the model's threshold",
     "average_precision": "average precision",
     "area_under_curve": "area under precision-recall (trapezoid)",
     "ois": "best F1 frame by frame (OIS)",
@@ -39,7 +39,7 @@ LABELS = {
     "f0.3": "F (beta2 0.3) at 0.5",
     "best_f1_2px": "best F1 within 2 px",
     "best_f1_2px_threshold": "  its threshold",
-    "f1_2px": "F1 within 2 px at the shipped threshold",
+    "f1_2px": "F1 within 2 px at the model's threshold",
     "best_f1_5px": "best F1 within 5 px",
     "best_f1_5px_threshold": "  its threshold",
 }
@@ -57,6 +57,9 @@ class Detector(Protocol):
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def threshold(self) -> float: ...
 
     def run(self, frame: NDArray[np.uint8], /) -> Answer: ...
 
@@ -137,7 +140,7 @@ class Evaluation:
         rows = [("frames", f"{len(self.frames)}"), ("pixels", f"{self.strict.pixels}")]
         if self.labelled:
             rows.append(("crack share", f"{self.strict.truth / self.strict.pixels:.2%}"))
-        rows.append(("threshold shipped", f"{self.threshold:.3f}"))
+        rows.append(("threshold", f"{self.threshold:.3f}"))
         return rows + [(LABELS[name], _written(name, value)) for name, value in self.scores.items()]
 
     def _strict_scores(self) -> dict[str, float]:
@@ -186,7 +189,7 @@ def evaluate(
     Raises FrameError when the detector answers in another type or size than the frame's, and what reading one raises.
     """
     frames = tuple(_count(frame, detector.run(frame.image).probability) for frame in track(dataset))
-    return Evaluation(dataset.name, detector.spec.name, detector.spec.threshold, dataset.has_masks, frames)
+    return Evaluation(dataset.name, detector.spec.name, detector.threshold, dataset.has_masks, frames)
 
 
 def _count(frame: LabelledFrame, probability: NDArray[np.uint8]) -> FrameCounts:

@@ -1,0 +1,171 @@
+"""The command line: exit codes and one line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+NO_SPACE = 400_000  # bytes a file may have in the test of a full disk
+
+
+def edgecrack(*arguments: str | Path, prefix: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"{prefix}\nfrom edgecrack.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def failed(code: int, words: str, *arguments: str | Path) -> None:
+    """The command ends with `code` and its last line on stderr holds `words`; no traceback, nothing on stdout."""
+    done = edgecrack(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.strip().splitlines()[-1]
+    assert not done.stdout
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frames")
+    for index in range(3):
+        image = np.random.default_rng(index).integers(60, 200, (64, 96, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    done = edgecrack("export", "--model", "msfnet", "--int8", "--target", "cpu", "--size", "96x64", "-o", folder)
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert path == folder / "msfnet.int8-cpu.onnx"
+    return path
+
+
+def test_export_run_evaluate_info(exported: Path, frames: Path, tmp_path: Path) -> None:
+    done = edgecrack("run", exported, "--source", frames, "--out", tmp_path / "out", "--masks")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+    done = edgecrack("evaluate", exported, "--data", frames, "--json")
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert 0 <= report["scores"]["fired_share"] <= 1
+    done = edgecrack("info", exported)
+    assert json.loads(done.stdout)["spec"]["precision"] == "int8"
+
+
+def test_checks_names_what_is_here() -> None:
+    done = edgecrack("checks")
+    assert done.returncode == 0
+    for word in ("edgecrack", "numpy", "VNNI", "openvino", "GStreamer"):
+        assert word in done.stdout
+
+
+def test_sample_clip_is_scored(exported: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "road.mp4"
+    done = edgecrack("sample-clip", clip, "--seconds", "0.2", "--size", "320x192", "--seed", "13")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "road.masks").iterdir())) == 6
+    done = edgecrack("evaluate", exported, "--data", clip, "--out", tmp_path / "scores")
+    assert done.returncode == 0, done.stderr
+    assert "best F1" in done.stdout
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text())[0]["frames"] == 6
+    assert cv2.imread(str(tmp_path / "scores" / "precision_recall.png")) is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (1, "no model 'unet'", ["export", "--model", "unet"]),
+        (1, "no weights", ["export", "--model", "scnet", "--weights", "nowhere.safetensors"]),
+        (1, "the nearest is 512x512", ["export", "--model", "scnet", "--size", "500x500"]),
+        (1, "a size is WIDTHxHEIGHT", ["export", "--model", "scnet", "--size", "big"]),
+        (2, "half precision", ["export", "--model", "scnet", "--int8", "--target", "cpu", "--fp16"]),
+        (2, "Missing option", ["export"]),
+        (2, "No such command", ["exprot"]),
+        (1, "no file", ["info", "nowhere.onnx"]),
+        (1, "nothing to train on", ["train", "--model", "scnet", "--rendered", "0"]),
+        (1, "no data set folder", ["train", "--model", "scnet", "--data", "nowhere"]),
+        (1, "a size is WIDTHxHEIGHT", ["sample-clip", "road.mp4", "--size", "0"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_arguments(code: int, words: str, arguments: list[str]) -> None:
+    if code == 2:
+        done = edgecrack(*arguments)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    else:
+        failed(code, words, *arguments)
+
+
+def test_bad_files(exported: Path, frames: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    junk, cut = tmp_path / "junk.onnx", tmp_path / "cut.onnx"
+    junk.write_bytes(b"hello world")
+    cut.write_bytes(exported.read_bytes()[:20_000])
+    for model in (junk, cut, tmp_path / "nowhere.onnx"):
+        failed(1, model.name, "run", model, "--source", frames, "--out", out)
+    failed(1, "nowhere", "run", exported, "--source", tmp_path / "nowhere.mp4", "--out", out)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    failed(1, "no image", "run", exported, "--source", empty, "--out", out)
+    export = ("export", "--model", "msfnet", "--size", "96x64", "--int8", "-o", out)
+    failed(1, "nothing to calibrate on", *export, "--calib", empty)
+    (tmp_path / "ranges.json").write_text("{")
+    failed(1, "ranges.json", *export, "--ranges", tmp_path / "ranges.json")
+    checkpoint = tmp_path / "cut.safetensors"
+    checkpoint.write_bytes(b"\x10")
+    failed(1, "truncated", "export", "--model", "msfnet", "--weights", checkpoint)
+
+
+def test_weights_of_another_net() -> None:
+    from edgecrack.weights import weights_path
+
+    failed(1, "holds msfnet, not scnet", "export", "--model", "scnet", "--weights", weights_path("msfnet"))
+
+
+def test_a_file_in_the_place_of_the_output_folder(exported: Path, frames: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    place.write_text("a file")
+    failed(1, "out", "run", exported, "--source", frames, "--out", place)
+    failed(1, "out", "export", "--model", "msfnet", "--size", "96x64", "-o", place)
+    assert place.read_text() == "a file"
+
+
+def test_a_full_disk_leaves_what_was_written_readable(exported: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "road.mp4"
+    assert edgecrack("sample-clip", clip, "--seconds", "2", "--size", "640x360", "--seed", "13").returncode == 0
+    limit = f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({NO_SPACE}, {NO_SPACE}))"
+    done = edgecrack("run", exported, "--source", clip, "--out", tmp_path / "out", prefix=limit)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert lines
+    assert all(json.loads(line)["index"] == number for number, line in enumerate(lines))
+    video = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
+    assert video.read()[0]
+
+
+def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path) -> None:
+    code = "from edgecrack.cli import main; main()"
+    command = [sys.executable, "-c", code, "export", "--model", "scnet", "--int8", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()  # the weights are being read: it is under way
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -1,0 +1,87 @@
+"""Turn a finished run into shipped weights: `python tools/ship_weights.py runs/scnet --data DIR,DIR`.
+
+Writes edgecrack/weights/NAME.safetensors (float16), NAME.ranges.json (calibration ranges measured on crops of the training
+frames) and NAME.card.json. `make results` adds the scores of the stored file to the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import edgecrack.weights
+from edgecrack.calibration.frames import CalibrationFrames
+from edgecrack.calibration.ranges import measure_ranges
+from edgecrack.export.graph import onnx_from_model
+from edgecrack.files import write_atomic
+from edgecrack.models.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from edgecrack.training.data import Frames, open_training_sets
+
+WITH_CRACKS, BACKGROUND = 210, 42  # crops, over all sets
+LICENCE = "Apache-2.0; trained on data under MIT (road_survey), CC0 (uav) and on frames rendered by edgecrack"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rendered", type=int, default=400)
+    parser.add_argument("--folder", type=Path, default=Path(edgecrack.weights.__file__).parent)
+    options = parser.parse_args()
+    net, spec = load_checkpoint(options.run / "best.safetensors")
+    stored = options.folder / f"{spec.name}.safetensors"
+    save_checkpoint(stored, net, spec, torch.float16)
+    net, spec = load_checkpoint(stored)
+    sets, _ = open_training_sets(filter(None, options.data.split(",")), options.rendered)
+    crops = calibration_crops(sets, spec.frame.height)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = onnx_from_model(net, spec, Path(folder) / "fp32.onnx")
+        ranges = measure_ranges(onnx, CalibrationFrames.from_images(crops, spec.frame))
+    ranges.save(options.folder / f"{spec.name}.ranges.json")
+    card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
+    card |= {"trained_on": spec.trained_on, "data": [[frames.name, len(frames)] for frames in sets]}
+    card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
+    card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
+    write_atomic(options.folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
+    print(stored, f"{stored.stat().st_size / 1e6:.2f} MB")
+
+
+def calibration_crops(sets: list[Frames], side: int) -> list[NDArray[np.uint8]]:
+    """Crops of the training frames at their own scale, uint8 (side, side, 3), or the whole of a smaller frame."""
+    rng = np.random.default_rng(0)
+    found: dict[bool, list[NDArray[np.uint8]]] = {True: [], False: []}
+    wanted = {True: WITH_CRACKS, False: BACKGROUND}
+    while any(len(found[kind]) < wanted[kind] for kind in found):
+        frames = sets[rng.integers(len(sets))]
+        frame = frames[int(rng.integers(len(frames)))]
+        top, left = (int(rng.integers(max(1, length - side + 1))) for length in frame.image.shape[:2])
+        window = np.s_[top : top + side, left : left + side]
+        kind = bool(frame.mask is not None and frame.mask[window].any())
+        if len(found[kind]) < wanted[kind]:
+            found[kind].append(np.ascontiguousarray(frame.image[window]))
+    return found[True] + found[False]
+
+
+def training_record(run: Path) -> dict[str, object]:
+    """The recipe, the steps and what the held-back slice said."""
+    _, metadata = load_tensors(run / "last.safetensors")
+    state = json.loads(metadata["state"])
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    best = [record for record in log if record["best"]][-1]
+    return {
+        "recipe": json.loads(metadata["recipe"]),
+        "steps": state["step"],
+        "minutes_on_one_core": round(state["seconds"] / 60),
+        "best_step": best["step"],
+        "held_back_f1_2px": best["held_back_f1_2px"],
+    }
+
+
+if __name__ == "__main__":
+    main()
