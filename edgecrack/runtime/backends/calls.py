@@ -78,18 +78,18 @@ def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]])
 
 @contextmanager
 def library_errors(name: str, doing: str) -> Iterator[None]:
-    """Turn what the library `name` raises into an EngineError with the line that says what happened."""
+    """Turn what the library `name` raises into an EngineError with the words that say what happened."""
     try:
         yield
     except (EngineError, ImportError):
         raise
     except Exception as error:  # the libraries raise RuntimeError and private types alike
-        raise EngineError(f"{name} cannot {doing}: {_telling_line(str(error))}") from error
+        raise EngineError(f"{name} cannot {doing}: {_telling_words(str(error))}") from error
 
 
-def _telling_line(text: str) -> str:
+def _telling_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [
         line for line in lines if not line.startswith(("Exception from ", "Check '"))
     ]  # where, in OpenVINO's source
-    return " ".join((told or lines or ["it says nothing more"])[:3])[:300]
+    return " ".join(told or lines or ["it says nothing more"])[:300]

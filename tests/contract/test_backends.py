@@ -1,0 +1,217 @@
+import dataclasses
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import onnx
+import pytest
+
+from edgecrack.errors import EngineError, FrameError, MissingDependency, SpecError
+from edgecrack.runtime import open_backend
+from edgecrack.runtime.backends import BACKENDS
+from edgecrack.runtime.onnx_metadata import read_spec
+from edgecrack.spec import FrameSpec, ModelSpec
+
+pytestmark = pytest.mark.parametrize("name", BACKENDS)
+
+
+@pytest.fixture
+def backend(model, name):
+    opened = open_backend(model, name)
+    yield opened
+    opened.close()
+
+
+def noise(seed, batch=1):
+    return np.random.default_rng(seed).integers(0, 256, (batch, 48, 64, 3), np.uint8)
+
+
+def mean(frames):
+    return (frames.sum(3, dtype=int) // 3).astype(np.uint8)
+
+
+def assert_answer(answer, frames):
+    assert answer.dtype == np.uint8
+    assert answer.shape == frames.shape[:3]
+    assert np.abs(answer.astype(int) - mean(frames)).max() <= 1  # a third is not exact in float32
+
+
+def test_a_model_says_what_it_is(backend, name, spec):
+    assert backend.spec == spec
+    assert backend.name == name
+    assert backend.depth >= 2  # so that the host works while the model runs
+
+
+def test_answers_come_in_the_order_of_the_calls_however_many_are_in_flight(backend):
+    frames = [noise(seed) for seed in range(12)]
+    answers = []
+    for index, each in enumerate(frames):
+        if index >= backend.depth:
+            answers.append(backend.collect())
+        backend.submit(each)
+    answers += [backend.collect() for _ in range(backend.depth)]
+    for answer, each in zip(answers, frames, strict=True):  # none of them was overwritten by a later one
+        assert_answer(answer, each)
+
+
+def test_a_batch_is_answered_frame_by_frame(tmp_path, name, write_model):
+    spec = ModelSpec("scnet", frame=FrameSpec(48, 64), batch=3)
+    backend = open_backend(write_model(tmp_path / "a.onnx", spec), name)
+    backend.submit(noise(0, 3))
+    assert_answer(backend.collect(), noise(0, 3))
+    backend.close()
+
+
+def test_more_calls_than_the_depth_are_refused_and_do_no_harm(backend):
+    for seed in range(backend.depth):
+        backend.submit(noise(seed))
+    with pytest.raises(EngineError, match="2 calls are in flight"):
+        backend.submit(noise(9))
+    for seed in range(backend.depth):
+        assert_answer(backend.collect(), noise(seed))
+    with pytest.raises(EngineError, match="nothing is in flight"):
+        backend.collect()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        noise(0)[0],
+        noise(0, 2),
+        noise(0)[:, :-1],
+        noise(0)[:, :, ::-1],
+        noise(0).astype(np.float32),
+        noise(0).transpose(0, 3, 1, 2),
+    ],
+    ids=["no batch", "another batch", "another size", "not contiguous", "float", "channels first"],
+)
+def test_anything_but_the_specs_frames_is_refused(backend, frames):
+    with pytest.raises(FrameError, match=r"wanted contiguous uint8 \(1, 48, 64, 3\)"):
+        backend.submit(frames)
+    with pytest.raises(EngineError, match="nothing is in flight"):
+        backend.collect()
+
+
+def test_a_closed_backend_refuses_work_and_leaves_no_thread(model, name):
+    before = threading.active_count()
+    backend = open_backend(model, name)
+    for seed in range(backend.depth):
+        backend.submit(noise(seed))
+    backend.close()
+    backend.close()
+    assert threading.active_count() == before
+    for call in (lambda: backend.submit(noise(0)), backend.collect):
+        with pytest.raises(EngineError, match="closed; open it again"):
+            call()
+
+
+def test_any_thread_may_call(backend):
+    answers = []
+
+    def call():
+        backend.submit(noise(5))
+        answers.append(backend.collect())
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert_answer(answers[0], noise(5))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
+def test_a_model_that_was_cut_short_is_one_line_that_names_it(model, tmp_path, name, share):
+    data = model.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(EngineError, match=r"^[^\n]*cut\.onnx is not [^\n]*$"):
+        open_backend(tmp_path / "cut.onnx", name)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_junk_is_one_line_that_names_it(tmp_path, name, seed):
+    (tmp_path / "junk.onnx").write_bytes(np.random.default_rng(seed).bytes(5000))
+    with pytest.raises(EngineError, match=r"^[^\n]*junk\.onnx is not [^\n]*$"):
+        open_backend(tmp_path / "junk.onnx", name)
+
+
+def test_a_missing_model_and_a_folder_are_named(tmp_path, name):
+    with pytest.raises(EngineError, match=r"nothing\.onnx: No such file"):
+        open_backend(tmp_path / "nothing.onnx", name)
+    with pytest.raises(EngineError, match="Is a directory"):
+        open_backend(tmp_path, name)
+
+
+def test_an_onnx_of_somebody_else_says_what_was_wanted(tmp_path, name, spec, write_model):
+    write_model(tmp_path / "a.onnx", spec, metadata=False)
+    with pytest.raises(EngineError, match="not an edgecrack model; wanted an ONNX written by `edgecrack export`"):
+        open_backend(tmp_path / "a.onnx", name)
+
+
+def test_a_spec_that_cannot_be_read_is_named(tmp_path, name, model):
+    proto = onnx.load(str(model))
+    onnx.helper.set_model_props(proto, {"edgecrack": '{"name": "scnet", "surprise": 1}'})
+    onnx.save(proto, str(tmp_path / "a.onnx"))
+    with pytest.raises(EngineError, match=r"cannot use the model .*a\.onnx: not a model spec"):
+        open_backend(tmp_path / "a.onnx", name)
+
+
+def test_a_graph_that_is_not_what_its_spec_says_is_refused(tmp_path, name, spec, write_model):
+    write_model(tmp_path / "a.onnx", spec, graph_frame=FrameSpec(64, 48))
+    with pytest.raises(EngineError, match=r"its graph is not what its spec says: .*48, 64.*64, 48"):
+        open_backend(tmp_path / "a.onnx", name)
+
+
+def test_a_graph_that_the_library_does_not_know_is_one_line(tmp_path, name, model):
+    proto = onnx.load(str(model))
+    proto.graph.node[1].op_type = "ReduceMoan"
+    onnx.save(proto, str(tmp_path / "a.onnx"))
+    with pytest.raises(EngineError, match=rf"^{name} cannot load [^\n]*a\.onnx: [^\n]*ReduceMoan[^\n]*$") as caught:
+        open_backend(tmp_path / "a.onnx", name)
+    assert caught.value.__cause__ is not None
+
+
+def test_the_spec_is_found_behind_weights_of_any_size(tmp_path, name, model, spec):
+    proto = onnx.load(str(model))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3_000_000, np.float32), "unused"))
+    onnx.save(proto, str(tmp_path / "big.onnx"))
+    assert read_spec(tmp_path / "big.onnx") == spec
+    full = dataclasses.replace(spec, scores={"test": {"f1": 0.5}}, hashes={"weights": "0" * 64}, options={"prior": "é"})
+    onnx.helper.set_model_props(proto, {"edgecrack": full.to_json()})
+    onnx.save(proto, str(tmp_path / "big.onnx"))
+    assert read_spec(tmp_path / "big.onnx") == full
+
+
+def test_without_its_library_the_extra_is_named(model, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"edgecrack.runtime.backends.{name}", raising=False)
+    with pytest.raises(MissingDependency, match=rf"{name} cannot be loaded.*pip install edgecrack\[cpu\]"):
+        open_backend(model, name)
+
+
+def test_auto_takes_what_is_installed_and_says_which(model, name, monkeypatch):
+    for other in BACKENDS[: BACKENDS.index(name)]:
+        monkeypatch.setitem(sys.modules, other, None)
+    backend = open_backend(model)
+    assert backend.name == name
+    backend.close()
+
+
+def test_auto_without_any_library_names_the_extra(model, name, monkeypatch):
+    for each in BACKENDS:
+        monkeypatch.setitem(sys.modules, each, None)
+        monkeypatch.delitem(sys.modules, f"edgecrack.runtime.backends.{each}", raising=False)
+    with pytest.raises(MissingDependency, match=r"pip install edgecrack\[cpu\]"):
+        open_backend(model)
+
+
+def test_what_is_not_supported_is_said(tmp_path, name):
+    with pytest.raises(SpecError, match="a backend is one of auto, openvino, onnxruntime, got 'tpu'"):
+        open_backend(tmp_path / "a.onnx", "tpu")
+    with pytest.raises(EngineError, match=r"a\.engine: TensorRT engines are not supported by this version yet"):
+        open_backend(tmp_path / "a.engine", name)
+
+
+def test_the_runtime_loads_no_library_before_it_is_asked_to(name):
+    code = "import sys, edgecrack.runtime; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "onnx", "tensorrt", "av", name} & set(done.stdout.split())
