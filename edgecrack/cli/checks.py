@@ -7,7 +7,12 @@ import typer
 
 def checks() -> None:
     """Print versions, CPU features, backends and what OpenCV can do here."""
-    for title, rows in (("Versions", _versions()), ("Machine", _machine()), ("Backends", _backends()), ("Video", _video())):
+    for title, rows in (
+        ("Versions", _versions()),
+        ("Machine", _machine()),
+        ("Backends", _backends()),
+        ("Video", _video()),
+    ):
         typer.echo(title)
         for name, value in rows.items():
             typer.echo(f"  {name:<22}{value}")
@@ -82,6 +87,8 @@ def _video() -> dict[str, str]:
     rows["OpenCV"] = str(cv2.__version__)
     lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
     for feature in ("GStreamer", "FFMPEG", "v4l/v4l2"):
-        found = next((line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{feature}:")), "not mentioned")
+        found = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{feature}:")), "not mentioned"
+        )
         rows[f"OpenCV {feature}"] = found
     return rows

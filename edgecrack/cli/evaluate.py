@@ -11,11 +11,15 @@ import typer
 def evaluate(
     model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
     data: Annotated[str, typer.Option(help="Data set folders or clips of sample-clip, with commas between.")],
-    split: Annotated[str, typer.Option(help="The list of each folder, SPLIT.txt; a folder without lists is scored whole.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="The list of each folder, SPLIT.txt; a folder without lists is scored whole.")
+    ] = "test",
     threshold: Annotated[float | None, typer.Option(help="In (0, 1].  [default: the model's own]")] = None,
     backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
     every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a model on labelled frames: exact, within 2 and 5 pixels, by patch. Without masks: the share of pixels that fire."""
@@ -33,7 +37,9 @@ def evaluate(
     with CrackDetector(model, threshold=threshold, backend=backend) as detector:
         for dataset in sets:
             label = f"{dataset.name} on {detector.backend.name}"
-            evaluations.append(score(detector, dataset, lambda frames, of=dataset, label=label: _bar(track, frames, of, label)))
+            evaluations.append(
+                score(detector, dataset, lambda frames, of=dataset, label=label: _bar(track, frames, of, label))
+            )
     report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)
     typer.echo(report if as_json else "\n".join(map(_table, evaluations)))
     if out:
@@ -51,7 +57,9 @@ def _bar(track: Any, frames: Any, dataset: Any, label: str) -> Any:
 def _table(evaluation: Any) -> str:
     rows = evaluation.rows()
     wide = max(len(label) for label, _ in rows)
-    return "\n".join([f"{evaluation.model} on {evaluation.dataset}", *(f"  {label:<{wide}}  {value}" for label, value in rows)])
+    return "\n".join(
+        [f"{evaluation.model} on {evaluation.dataset}", *(f"  {label:<{wide}}  {value}" for label, value in rows)]
+    )
 
 
 def _save_curves(path: Path, evaluations: list[Any]) -> None:

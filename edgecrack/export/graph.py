@@ -111,7 +111,8 @@ def _traced(deployable: Deployable, frame: FrameSpec, batch: int) -> ModelProto:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
             )
-            assert program is not None
+            if program is None:
+                raise RuntimeError("torch gave no program")
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         raise ExportError(f"torch {torch.__version__} could not export this net at {frame}: {error}") from error

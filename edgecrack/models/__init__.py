@@ -11,7 +11,18 @@ from edgecrack.models.msfnet import MSFNet
 from edgecrack.models.scnet import SCNet
 from edgecrack.spec import ModelSpec
 
-__all__ = ["HED", "MODELS", "AELFUNet", "CACPNet", "CrackNet", "MSFNet", "SCNet", "build_model", "model_class", "rgb_from_frames"]
+__all__ = [
+    "HED",
+    "MODELS",
+    "AELFUNet",
+    "CACPNet",
+    "CrackNet",
+    "MSFNet",
+    "SCNet",
+    "build_model",
+    "model_class",
+    "rgb_from_frames",
+]
 
 MODELS: dict[str, type[CrackNet]] = {
     "aelf-unet": AELFUNet,

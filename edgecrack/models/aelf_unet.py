@@ -23,9 +23,7 @@ class AELFUNet(CrackNet):
     stride = 16
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
-    def __init__(
-        self, width: float = 1.0, *, head: str = "deep", up: str = "direct", dropout: bool = False
-    ) -> None:
+    def __init__(self, width: float = 1.0, *, head: str = "deep", up: str = "direct", dropout: bool = False) -> None:
         super().__init__()
         channels = scaled((64, 128, 256, 512, 1024), width)
         self.up = choice("up", up, "direct", "conv2")

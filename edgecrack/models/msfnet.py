@@ -52,7 +52,9 @@ class MSFNet(CrackNet):
         return self.stages(x)[0]
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        sides = [upsample(side(t), 2**level) for level, (side, t) in enumerate(zip(self.side, self._fused(x), strict=True))]
+        sides = [
+            upsample(side(t), 2**level) for level, (side, t) in enumerate(zip(self.side, self._fused(x), strict=True))
+        ]
         return [self.fuse(torch.cat(sides, 1)), *sides]
 
     def embedding(self, x: Tensor) -> Tensor:
