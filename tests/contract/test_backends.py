@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 import threading
@@ -209,6 +210,21 @@ def test_what_is_not_supported_is_said(tmp_path, name):
         open_backend(tmp_path / "a.onnx", "tpu")
     with pytest.raises(EngineError, match=r"a\.engine: TensorRT engines are not supported by this version yet"):
         open_backend(tmp_path / "a.engine", name)
+
+
+def test_loading_a_model_reports_to_nobody_and_leaves_nothing_behind(model, name, tmp_path):
+    code = """
+import sys
+from edgecrack.runtime import open_backend
+sys.addaudithook(lambda event, values: event.startswith("socket.") and print(event, values))
+open_backend(*sys.argv[1:]).close()
+print(*(module for module in sys.modules if "openvino_telemetry" in module))
+"""
+    environment = {**os.environ, "HOME": str(tmp_path)} | {"CI": ""}  # in CI OpenVINO keeps quiet of itself
+    command = [sys.executable, "-c", code, model, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_runtime_loads_no_library_before_it_is_asked_to(name):

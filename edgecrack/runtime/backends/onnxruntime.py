@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
+
+# From 1.29 on it reports to a server and leaves a device id in the home folder; it looks here when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 _ERRORS_ONLY = 3
 
@@ -26,7 +30,6 @@ class OnnxRuntimeBackend(Calls):
 
     def __init__(self, path: Path) -> None:
         super().__init__(read_spec(path))
-        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         with library_errors(self.name, f"load {path}"):

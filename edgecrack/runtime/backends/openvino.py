@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
+
+# `import openvino` reports each use to a server and leaves a client id in the home folder. Where this module is not to be
+# had it takes a stub that does neither.
+if sys.modules.setdefault("openvino_telemetry", cast(Any, None)) is None:
+    import openvino
+
+    del sys.modules["openvino_telemetry"]
+else:
+    import openvino
 
 _OPTIONS = {
     "INFERENCE_PRECISION_HINT": "f32",  # the default may be bf16, and then answers differ between machines
