@@ -37,8 +37,8 @@ class VideoWriter(Closing):
         Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for a rate that
         cannot be.
         """
-        if not 0 < rate < 1000:
-            raise SpecError(f"a frame rate is above 0 and below 1000, got {rate!r}")
+        if not 0.01 <= rate <= 1000:
+            raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
         self.path = Path(path)
         self._rate = Fraction(rate).limit_denominator(1001)  # 30000/1001, as cameras count
         self._quality = quality

@@ -143,7 +143,7 @@ def test_a_video_keeps_its_first_size(tmp_path):
     assert len(read_video(tmp_path / "a.mp4")) == 2
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), 1e6])
+@pytest.mark.parametrize("rate", [0, 1e-9, -1, float("nan"), 1e6])
 def test_a_rate_that_cannot_be_is_refused(tmp_path, rate):
     with pytest.raises(SpecError, match="frame rate"):
         VideoWriter(tmp_path / "a.mp4", rate)
