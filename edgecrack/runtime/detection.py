@@ -28,7 +28,8 @@ class Detection:
         fit: where the frame lies in it.
         threshold: the probability from which a pixel is crack, in (0, 1].
         speed: milliseconds per stage: "preprocess", "inference" (from handing over to answer; in a stream that includes
-            waiting for the call before it and for the caller) and "postprocess" (0 until `probability` or what needs it was asked for).
+            waiting for the call before it and for the caller) and "postprocess" (0 until `probability`, or what needs
+            it, was asked for).
     """
 
     answer: NDArray[np.uint8]
