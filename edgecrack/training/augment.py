@@ -24,7 +24,7 @@ def random_crop(image: Image, mask: Mask, size: int, rng: np.random.Generator) -
     """
     scale = float(np.exp(rng.triangular(np.log(SCALES[0]), 0.0, np.log(SCALES[1]))))
     height, width = mask.shape
-    side = max(16, min(round(size / scale), height, width))
+    side = min(max(16, round(size / scale)), height, width)
     top, left = _corner(mask, side, rng)
     window = np.s_[top : top + side, left : left + side]
     covered = resize(mask[window].astype(np.uint8) * 255, size, size)

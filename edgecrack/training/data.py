@@ -36,6 +36,8 @@ class RenderedFrames:
         return self.count
 
     def __getitem__(self, index: int) -> LabelledFrame:
+        if not 0 <= index < self.count:  # the seed before the first is a demo's
+            raise IndexError(index)
         seed = self.first_seed + index
         image, mask = rendered_frame(seed, *((512, 512), (512, 768))[index % 2])
         return LabelledFrame(f"seed-{seed}", image, mask)
@@ -82,9 +84,11 @@ class Selected:
 def hold_back(frames: Frames, share: float = 0.06, blocks: int = 3) -> tuple[Selected, Selected]:
     """The training part and the held-back part of a set.
 
-    Whole blocks of neighbours are held back, since neighbouring frames of a drive show the same pavement.
+    Whole blocks of neighbours are held back, since neighbouring frames of a drive show the same pavement; a small set
+    gives fewer blocks.
     """
     count = len(frames)
+    blocks = max(1, min(blocks, round(count * share)))
     size = max(1, round(count * share / blocks))
     starts = [round((block + 0.5) * count / blocks) - size // 2 for block in range(blocks)]
     held = {min(max(index, 0), count - 1) for start in starts for index in range(start, start + size)}
@@ -123,7 +127,7 @@ def batch(
     rng = np.random.default_rng((seed, step))
     images, masks = [], []
     for _ in range(count):
-        frames = sets[rng.integers(len(sets))]
+        frames = sets[int(rng.integers(len(sets)))]
         frame = frames[int(rng.integers(len(frames)))]
         if frame.mask is None:
             raise SourceError(f"{frames.name} has no mask for {frame.name}")
