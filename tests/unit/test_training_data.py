@@ -1,0 +1,266 @@
+"""What training draws: crops that depend on seed and step alone, masks that stay on their cracks, sets held apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgecrack.dataset import LabelledFrame, open_dataset
+from edgecrack.errors import SourceError
+from edgecrack.images import write_image
+from edgecrack.rendering import DEMO_SEEDS, rendered_frame
+from edgecrack.training.augment import SCALES, augment, random_crop
+from edgecrack.training.data import Frames, Kept, RenderedFrames, Selected, batch, hold_back, open_training_sets
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class Listed:
+    """A set that lies in memory and counts what is drawn from it."""
+
+    def __init__(self, name: str, frames: Sequence[tuple[Image, Mask | None]]) -> None:
+        self.name, self.frames, self.drawn = name, frames, Counter[int]()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        self.drawn[index] += 1
+        return LabelledFrame(f"{self.name}-{index}", *self.frames[index])
+
+
+def blobs(seed: int, height: int = 200, width: int = 260) -> tuple[Image, Mask]:
+    """Grey ground with bright shapes; the shapes are the mask."""
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros((height, width), np.uint8)
+    for _ in range(4):
+        points = rng.integers(0, (width, height), (5, 2)).astype(np.int32)
+        cv2.fillPoly(drawn, [points], 1)
+    return np.repeat(np.where(drawn, 200, 60).astype(np.uint8)[:, :, None], 3, 2), drawn > 0
+
+
+def blank(height: int = 40, width: int = 40) -> tuple[Image, Mask]:
+    return np.full((height, width, 3), 99, np.uint8), np.zeros((height, width), np.bool_)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    sets = [Listed("a", [blobs(0), blobs(1)]), Listed("b", [blobs(2)])]
+    first = batch(sets, 4, 64, seed=5, step=9)
+    batch(sets, 2, 32, seed=5, step=3)
+    np.random.seed(1)  # the global state must not matter
+    again = batch(sets, 4, 64, seed=5, step=9)
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    for other in (batch(sets, 4, 64, seed=6, step=9), batch(sets, 4, 64, seed=5, step=10)):
+        assert not np.array_equal(first[0], other[0])
+
+
+def test_a_batch_is_frames_and_masks_of_the_size_asked_for() -> None:
+    frames, masks = batch([Listed("a", [blobs(0)])], 3, 48, seed=0, step=0)
+    assert frames.shape == (3, 48, 48, 3)
+    assert masks.shape == (3, 48, 48)
+    assert frames.dtype == np.uint8
+    assert masks.dtype == np.bool_
+    assert frames.flags.c_contiguous
+    assert masks.flags.c_contiguous
+
+
+def test_the_pixels_of_a_crop_are_those_of_the_window_of_its_mask() -> None:
+    image, mask = blobs(3)
+    image[:, :, 1] = mask * 255
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        crop, found = random_crop(image, mask, 64, rng)
+        assert np.array_equal(crop[:, :, 1] > 96, found)  # one resize for both: equal to the pixel
+
+
+def test_masks_stay_on_their_cracks_under_augmentation() -> None:
+    agreed = []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        image, mask = augment(*random_crop(*blobs(seed), 96, rng), rng)
+        if 0.1 < mask.mean() < 0.9:
+            grey = image.mean(2)
+            bright = grey > (np.median(grey[mask]) + np.median(grey[~mask])) / 2
+            agreed.append((bright & mask).sum() / (bright | mask).sum())
+    assert len(agreed) > 40
+    assert min(agreed) > 0.85
+
+
+def test_augmentation_keeps_shape_and_type_and_leaves_the_frame_alone() -> None:
+    image, mask = blobs(0, 64, 64)
+    before = image.copy(), mask.copy()
+    seen = set()
+    for seed in range(60):
+        found, turned = augment(image, mask, np.random.default_rng(seed))
+        assert (found.shape, turned.shape) == (image.shape, mask.shape)
+        assert found.dtype == np.uint8
+        assert turned.dtype == np.bool_
+        seen.add(turned.tobytes())
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(mask, before[1])
+    for flipped in (mask, mask[:, ::-1], mask[::-1], np.rot90(mask)):
+        assert np.ascontiguousarray(flipped).tobytes() in seen
+    assert len(seen) > 8
+
+
+def test_augmentation_changes_light_blur_noise_and_colour() -> None:
+    image = np.zeros((32, 32, 3), np.uint8) + np.array([40, 120, 200], np.uint8)
+    mask = np.zeros((32, 32), np.bool_)
+    crops = [augment(image, mask, np.random.default_rng(seed))[0].astype(int) for seed in range(80)]
+    means = [crop.mean() for crop in crops]
+    assert min(means) < 95
+    assert max(means) > 145
+    grey = np.mean([np.ptp(crop.mean((0, 1))) < 30 for crop in crops])
+    noisy = np.mean([crop.std((0, 1)).max() > 0.5 for crop in crops])
+    assert 0.15 < grey < 0.45
+    assert 0.15 < noisy < 0.45
+
+
+def test_scales_cover_a_third_to_three_and_most_often_lie_near_one() -> None:
+    # The level of a pixel is its column: a crop tells how wide its window was, and where.
+    image = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0).repeat(3, 2)
+    rng = np.random.default_rng(0)
+    crops = [random_crop(image, image[:, :, 0] > 300, 64, rng)[0][0, :, 0].astype(int) for _ in range(800)]
+    scales = np.array([64 / (np.ptp(crop) + 1) for crop in crops])
+    assert scales.min() == pytest.approx(SCALES[0], rel=0.15)
+    assert scales.max() == pytest.approx(SCALES[1], rel=0.15)
+    assert np.median(scales) == pytest.approx(1, rel=0.1)
+    middle = np.mean([crop.mean() for crop in crops])
+    assert middle == pytest.approx(127.5, abs=6)
+    assert min(crop.min() for crop in crops) == 0
+    assert max(crop.max() for crop in crops) == 255
+
+
+def test_three_in_five_crops_hold_a_crack_where_chance_alone_would_not() -> None:
+    image, mask = blank(600, 600)
+    mask[300:303, 290:310] = True
+    rng = np.random.default_rng(0)
+    share = np.mean([random_crop(image, mask, 32, rng)[1].any() for _ in range(400)])
+    assert 0.53 < share < 0.7
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 300), (16, 16), (15, 40), (5, 8), (1, 1)])
+def test_a_frame_smaller_than_the_crop_is_enlarged(height: int, width: int) -> None:
+    image, mask = blank(height, width)
+    mask[height // 2] = True
+    for seed in range(20):
+        crop, found = random_crop(image, mask, 64, np.random.default_rng(seed))
+        assert crop.shape == (64, 64, 3)
+        assert found.shape == (64, 64)
+
+
+def test_a_thin_crack_survives_shrinking() -> None:
+    image, mask = blank(512, 512)
+    mask[255:257] = True
+    rng = np.random.default_rng(1)
+    kept = [random_crop(image, mask, 128, rng)[1] for _ in range(200)]
+    with_crack = [found for found in kept if found.any()]
+    assert len(with_crack) > 100
+    assert np.mean([found.any(0).mean() for found in with_crack]) > 0.95  # unbroken from side to side
+
+
+def test_sets_are_sampled_evenly_whatever_their_size() -> None:
+    sets = [Listed("one", [blank()]), Listed("some", [blank()] * 20), Listed("many", [blank()] * 400)]
+    for step in range(10):
+        batch(sets, 60, 32, seed=0, step=step)
+    counts = [frames.drawn.total() for frames in sets]
+    assert sum(counts) == 600
+    assert min(counts) > 160
+    assert len(sets[1].drawn) == 20  # and every frame of a set has its turn
+
+
+def test_a_frame_without_a_mask_is_named() -> None:
+    with pytest.raises(SourceError, match="walls has no mask for walls-0"):
+        batch([Listed("walls", [(blank()[0], None)])], 1, 32, seed=0, step=0)
+
+
+def indices(part: Selected) -> list[int]:
+    return list(part.indices)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 10, 49, 50, 97, 689, 1000])
+def test_what_is_held_back_is_never_trained_on_and_lies_in_blocks(count: int) -> None:
+    rest, held = hold_back(Listed("set", [blank()] * count))
+    assert sorted(indices(rest) + indices(held)) == list(range(count))
+    assert (rest.name, held.name) == ("set", "set")
+    assert 1 <= len(held) <= max(1, round(count * 0.08))  # a small set is not given away for its check
+    blocks = 1 + sum(after - before > 1 for before, after in zip(indices(held)[:-1], indices(held)[1:], strict=True))
+    assert blocks == (3 if count > 40 else 1)
+    assert held[0].name == f"set-{indices(held)[0]}"
+
+
+def test_one_frame_cannot_be_trained_on_and_held_back() -> None:
+    with pytest.raises(SourceError, match="has 1 frames to train on; wanted at least 2"):
+        hold_back(Listed("set", [blank()]))
+
+
+def test_no_seed_of_a_demo_is_drawn() -> None:
+    frames = RenderedFrames(3)
+    assert [frames[index].name for index in range(len(frames))] == ["seed-1000", "seed-1001", "seed-1002"]
+    assert DEMO_SEEDS.stop == 1000
+    image, mask = rendered_frame(1000, 512, 512)
+    assert np.array_equal(frames[0].image, image)
+    assert frames[0].mask is not None
+    assert np.array_equal(frames[0].mask, mask)
+    assert frames[1].image.shape == (512, 768, 3)
+    for outside in (-1, 3):  # -1 would be the last seed of the demos
+        with pytest.raises(IndexError):
+            frames[outside]
+
+
+@pytest.fixture
+def walls(tmp_path: Path) -> Path:
+    """Four frames on disk, the last of them for testing only."""
+    for index in range(4):
+        image, mask = blobs(index, 40, 50)
+        write_image(tmp_path / "walls" / "images" / f"{index}.png", image)
+        write_image(tmp_path / "walls" / "masks" / f"{index}.png", mask.astype(np.uint8) * 255)
+    (tmp_path / "walls" / "train.txt").write_text("0\n1\n2\n")
+    (tmp_path / "walls" / "test.txt").write_text("3\n")
+    return tmp_path / "walls"
+
+
+def named(sets: Sequence[Frames]) -> dict[str, list[str]]:
+    return {frames.name: [frames[index].name for index in range(len(frames))] for frames in sets}
+
+
+def test_training_takes_the_training_list_and_holds_a_part_of_it_back(walls: Path) -> None:
+    train, held = open_training_sets([str(walls)], rendered=0)
+    assert sorted(named(train)["walls"] + named(held)["walls"]) == ["0", "1", "2"]
+    assert len(named(held)["walls"]) == 1
+
+
+def test_rendered_roads_are_held_back_only_where_there_is_nothing_else(walls: Path) -> None:
+    train, held = open_training_sets([str(walls)], rendered=4)
+    assert [frames.name for frames in train] == ["walls", "rendered"]
+    assert [frames.name for frames in held] == ["walls"]
+    train, held = open_training_sets([], rendered=4)
+    assert len(train[0]) + len(held[0]) == 4
+    assert not set(named(train)["rendered"]) & set(named(held)["rendered"])
+
+
+def test_nothing_to_train_on_and_no_masks_are_told_apart(walls: Path) -> None:
+    with pytest.raises(SourceError, match="nothing to train on"):
+        open_training_sets([], rendered=0)
+    with pytest.raises(SourceError, match="images has no masks/"):
+        open_training_sets([str(walls / "images")], rendered=4)
+
+
+def test_frames_are_read_once_while_they_fit(walls: Path) -> None:
+    size = 40 * 50 * 4
+    kept = Kept(open_dataset(walls), budget=2 * size)
+    before = [kept[index].image for index in range(3)]
+    for path in (walls / "images").iterdir():
+        path.unlink()
+    assert np.array_equal(kept[0].image, before[0])
+    assert np.array_equal(kept[1].image, before[1])
+    with pytest.raises(SourceError, match=r"2\.png"):
+        kept[2]
+    assert (len(kept), kept.name) == (4, "walls")
