@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +33,7 @@ LEARNING_RATES = {"aelf-unet": 7e-4, "cacpnet": 2e-3, "msfnet": 2e-3, "scnet": 2
 
 
 class TrainingError(EdgecrackError):
-    """A run that went wrong: a loss that is not finite."""
+    """A run that went wrong: a loss or a gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.crop < 32 or self.minutes <= 0:
-            raise SpecError(f"steps, batch and minutes must be positive and crop at least 32, got {self}")
+        counts = self.steps >= 1 and self.batch >= 1 and self.crop >= 32 and self.warm_up >= 0 and self.seed >= 0
+        if not (counts and self.minutes > 0 and 0 < self.learning_rate < math.inf):
+            raise SpecError(
+                "steps, batch, minutes and learning rate must be positive, crop at least 32, warm-up and seed not "
+                f"negative; got {self}"
+            )
 
 
 class Trainer:
@@ -115,19 +122,20 @@ class Trainer:
                 while self.progress < 1:
                     frames, masks = crops.result()
                     crops = ahead.submit(self._batch, self.step + 1)
-                    losses.append(self._step(frames, masks))
-                    self.step += 1
-                    self.seconds = time.monotonic() - began
+                    with _interrupted_after():
+                        losses.append(self._step(frames, masks))
+                        self.step += 1
+                        self.seconds = time.monotonic() - began
                     if time.monotonic() - reported > 20:
                         report(self._line(losses[-100:]))
                         reported = time.monotonic()
                     if time.monotonic() - validated > validate_every:
                         report(self._validate(losses[-100:]))
                         validated = time.monotonic()
+            report(self._validate(losses[-100:]))
         except KeyboardInterrupt:
             self._save()
             raise
-        report(self._validate(losses[-100:]))
         return self.folder / "best.safetensors"
 
     @property
@@ -140,6 +148,8 @@ class Trainer:
 
     def _step(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> float:
         self.net.train()
+        # what dropout draws depends on seed and step alone, as the crops do
+        torch.manual_seed(int(np.random.default_rng((self.recipe.seed, self.step)).integers(2**63)))
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         self.optimiser.zero_grad()
@@ -149,8 +159,10 @@ class Trainer:
         loss = cross_entropy(logits[0], target) if warming else LOSSES[self.spec.name](logits, target)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        if not torch.isfinite(norm):  # a step along it would make every weight NaN, and so the next checkpoint
+            raise TrainingError(f"the gradient is {norm.item()} at step {self.step}; lower the learning rate")
         self.optimiser.step()
         return loss.item()
 
@@ -160,7 +172,7 @@ class Trainer:
             return self.net.stages(x)
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.recipe.warm_up)
+        warm = min(1.0, (self.step + 1) / max(1, self.recipe.warm_up))
         return self.recipe.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))) + 1e-3)
 
     def _line(self, losses: Sequence[float]) -> str:
@@ -175,10 +187,14 @@ class Trainer:
         by_set = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in scores.items()}
         best = mean[level] > self.best_score
         if best:
-            self.best_score = float(mean[level])
             self._save_best(level / 255)
+            self.best_score = float(mean[level])  # after saving: an interrupt between must not pass the best one over
         self._save()
-        record = {"step": self.step, "seconds": round(self.seconds), "loss": float(np.mean(losses)) if losses else None}
+        record: dict[str, object] = {
+            "step": self.step,
+            "seconds": round(self.seconds),
+            "loss": float(np.mean(losses)) if losses else None,
+        }
         record |= {"threshold": round(level / 255, 4), "held_back_f1_2px": by_set, "best": bool(best)}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(record) + "\n")
@@ -213,6 +229,23 @@ class Trainer:
                 moments.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+@contextmanager
+def _interrupted_after() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, so that no step is saved half done. Only the main thread can hold it."""
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or signal.getsignal(signal.SIGINT) is None:  # None: the handler is not Python's and cannot be put back
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def score(net: CrackNet, sets: Sequence[Frames], tolerance: float = 2.0) -> dict[str, Counts]:
