@@ -1,0 +1,369 @@
+"""The training loop: what it writes, what it refuses, and that no interruption changes what it computes."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from edgecrack.dataset import LabelledFrame
+from edgecrack.errors import EdgecrackError, SpecError
+from edgecrack.metrics import counts, f_score
+from edgecrack.models import MODELS, build_model, rgb_from_frames
+from edgecrack.models.checkpoint import load_checkpoint, load_tensors
+from edgecrack.spec import ModelSpec, threshold_level
+from edgecrack.training.data import Frames
+from edgecrack.training.fit import LEARNING_RATES, Recipe, Trainer, TrainingError, probability, score
+from edgecrack.training.losses import LOSSES
+
+NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.125, "scnet": 0.05}
+TINY = {"steps": 5, "batch": 2, "crop": 32, "warm_up": 2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+class Roads:
+    """Four frames of a dark line on grey, in memory."""
+
+    def __init__(self, name: str = "roads", first: int = 0, size: tuple[int, int] = (40, 50)) -> None:
+        self.name, self.first, self.size = name, first, size
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        rng = np.random.default_rng(self.first + index)
+        drawn = np.zeros(self.size, np.uint8)
+        ends = rng.integers(0, min(self.size), (2, 2)).astype(np.int32)
+        cv2.polylines(drawn, [ends], False, 1, 3)
+        image = rng.normal(150, 8, (*self.size, 3)) - 90 * drawn[:, :, None]
+        return LabelledFrame(f"{self.name}-{index}", image.clip(0, 255).astype(np.uint8), drawn > 0)
+
+
+def trainer(
+    folder: Path,
+    name: str = "msfnet",
+    *,
+    resume: bool = False,
+    options: dict[str, Any] | None = None,
+    train: Sequence[Frames] = (Roads(),),
+    **recipe: Any,
+) -> Trainer:
+    spec = ModelSpec(name, NARROW[name], options or {})
+    return Trainer(spec, Recipe(**{**TINY, **recipe}), train, [Roads("held", 9)], folder, resume=resume)
+
+
+def run(folder: Path, name: str = "msfnet", validate_every: float = 300.0, **settings: Any) -> list[str]:
+    """A whole run; returns what it reported."""
+    lines: list[str] = []
+    trainer(folder, name, **settings).run(lines.append, validate_every)
+    return lines
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs stand at the same weights and the same moments of the optimiser, bit by bit."""
+    (first, _), (second, _) = load_tensors(one / "last.safetensors"), load_tensors(other / "last.safetensors")
+    assert first.keys() == second.keys()
+    assert any(key.startswith("optimiser.") for key in first)
+    return all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_writes_what_to_use_what_to_resume_and_what_to_read(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "runs" / name
+    best = trainer(folder, name, train=[Roads(), Roads("more", 4)]).run(lambda _: None)
+    assert sorted(path.name for path in folder.iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    net, spec = load_checkpoint(best)
+    assert best == folder / "best.safetensors"
+    assert (spec.name, spec.width, spec.trained_on) == (name, NARROW[name], ("roads", "more"))
+    assert {"edgecrack", "torch"} <= spec.versions.keys()
+    (record,) = log(folder)
+    assert record["step"] == 5
+    assert record["best"] is True
+    assert math.isfinite(record["loss"])
+    # the numbers in the log are those of the checkpoint that was kept
+    pooled = score(net, [Roads("held", 9)])["held"]
+    level = threshold_level(spec.threshold)
+    assert record["threshold"] == round(spec.threshold, 4)
+    assert record["held_back_f1_2px"]["held"] == pytest.approx(f_score(pooled)[level], abs=1e-4)
+    assert f_score(pooled)[level] == f_score(pooled)[1:].max()
+
+
+def test_progress_is_reported_with_the_score_of_each_set(tmp_path: Path) -> None:
+    lines = run(tmp_path, validate_every=0)
+    assert len(lines) >= 5  # after every step, and at the end
+    assert all("2-pixel F1: held 0." in line or "held 1." in line for line in lines)
+    records = log(tmp_path)
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 5]
+    kept = [record for record in records if record["best"]]
+    assert round(load_checkpoint(tmp_path / "best.safetensors")[1].threshold, 4) == kept[-1]["threshold"]
+    means = [record["held_back_f1_2px"]["held"] for record in records]
+    assert kept[-1]["held_back_f1_2px"]["held"] == max(means)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equal_seeds_train_equal_nets_and_other_seeds_others(tmp_path: Path, name: str) -> None:
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(3)  # the state of the process must not matter
+        run(tmp_path / folder, name, steps=2, seed=seed)
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_validating_does_not_change_what_is_trained(tmp_path: Path) -> None:
+    run(tmp_path / "often", validate_every=0)
+    run(tmp_path / "once")
+    assert same(tmp_path / "often", tmp_path / "once")
+
+
+def interrupted(folder: Path, name: str, hook: Callable[[Trainer, Callable[..., None]], Any], **settings: Any) -> None:
+    """A run that gets Ctrl-C when `hook` has been called the third time."""
+    calls: list[None] = []
+
+    def press(*_: Any) -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    training = trainer(folder, name, **settings)
+    hook(training, press)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(lambda _: None)
+    assert 2 <= json.loads(load_tensors(folder / "last.safetensors")[1]["state"])["step"] <= 3
+
+
+def first(training: Trainer) -> Any:
+    """The first convolution: the first to run forward, the last to get its gradient."""
+    return next(module for module in training.net.modules() if isinstance(module, torch.nn.Conv2d))
+
+
+MOMENTS: dict[str, Callable[[Trainer, Callable[..., None]], Any]] = {
+    "forward": lambda training, press: first(training).register_forward_hook(press),
+    "backward": lambda training, press: first(training).weight.register_post_accumulate_grad_hook(press),
+    "before the optimiser": lambda training, press: training.optimiser.register_step_pre_hook(press),
+    "after the optimiser": lambda training, press: training.optimiser.register_step_post_hook(press),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_that_is_interrupted_and_resumed_ends_as_an_undisturbed_one(tmp_path: Path, name: str) -> None:
+    run(tmp_path / "whole", name)
+    interrupted(tmp_path / "parts", name, MOMENTS["after the optimiser"])
+    run(tmp_path / "parts", name, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    assert log(tmp_path / "whole")[-1]["held_back_f1_2px"] == log(tmp_path / "parts")[-1]["held_back_f1_2px"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_never_saves_half_a_step(tmp_path: Path, moment: str) -> None:
+    run(tmp_path / "whole")
+    interrupted(tmp_path / "parts", "msfnet", MOMENTS[moment])
+    run(tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_ctrl_c_during_the_last_validation_loses_nothing(tmp_path: Path) -> None:
+    training = trainer(tmp_path)
+    training.net.register_forward_hook(lambda net, *_: None if net.training else signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        training.run(lambda _: None)
+    assert json.loads(load_tensors(tmp_path / "last.safetensors")[1]["state"])["step"] == 5
+
+
+def test_a_run_may_live_in_another_thread(tmp_path: Path) -> None:
+    # Only the main thread can hold Ctrl-C back; elsewhere training must not try to.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run, tmp_path / "thread").result()
+    run(tmp_path / "main")
+    assert same(tmp_path / "thread", tmp_path / "main")
+
+
+def test_dropout_is_resumed_too(tmp_path: Path) -> None:
+    options = {"dropout": True}
+    run(tmp_path / "whole", "aelf-unet", options=options)
+    interrupted(tmp_path / "parts", "aelf-unet", MOMENTS["after the optimiser"], options=options)
+    run(tmp_path / "parts", "aelf-unet", options=options, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_that_is_over_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = (tmp_path / "best.safetensors").read_bytes()
+    run(tmp_path, resume=True)
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+    assert [record["step"] for record in log(tmp_path)] == [5, 5]
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(SpecError, match="holds a run already; continue it with --resume"):
+        trainer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"steps": 6},
+        {"learning_rate": 1e-4},
+        {"seed": 1},
+        {"name": "scnet"},
+        {"train": [Roads("others")]},
+        {"train": [Roads(), Roads("more")]},
+    ],
+)
+def test_another_recipe_net_or_set_is_not_resumed(tmp_path: Path, other: dict[str, Any]) -> None:
+    run(tmp_path)
+    with pytest.raises(SpecError, match="a run of another net, data or recipe"):
+        trainer(tmp_path, resume=True, **other)
+
+
+def test_nothing_and_half_a_file_are_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no weights"):
+        trainer(tmp_path, resume=True)
+    run(tmp_path)
+    data = (tmp_path / "last.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").write_bytes(data[:-9])
+    with pytest.raises(SpecError, match="truncated"):
+        trainer(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_that_diverges_ends_with_an_error_and_leaves_no_broken_weights(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TrainingError, match=r"at step \d+; lower the learning rate"):
+        run(tmp_path, name, validate_every=0, learning_rate=1e30, warm_up=1, steps=20)
+    assert issubclass(TrainingError, EdgecrackError)
+    for path in tmp_path.glob("*.safetensors"):
+        tensors, _ = load_tensors(path)
+        weights = {k: v for k, v in tensors.items() if not k.startswith("optimiser.")}
+        assert all(value.isfinite().all() for value in weights.values()), path
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path: Path) -> None:
+    training = trainer(tmp_path)
+    first(training).weight.register_hook(lambda gradient: gradient * math.inf)
+    before = {key: value.clone() for key, value in training.net.named_parameters()}
+    with pytest.raises(TrainingError, match="at step 0"):
+        training.run(lambda _: None)
+    assert all(torch.equal(value, before[key]) for key, value in training.net.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"crop": 31},
+        {"minutes": 0},
+        {"minutes": math.nan},
+        {"warm_up": -1},
+        {"learning_rate": 0},
+        {"learning_rate": math.nan},
+        {"seed": -1},
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="must be"):
+        Recipe(**wrong)
+
+
+@pytest.mark.parametrize(("name", "stride"), [("msfnet", 16), ("scnet", 32)])
+def test_a_crop_off_the_stride_is_refused(tmp_path: Path, name: str, stride: int) -> None:
+    with pytest.raises(SpecError, match=f"crop must be a multiple of {stride} for {name}, got 40"):
+        trainer(tmp_path, name, crop=40)
+
+
+def test_a_run_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+    run(tmp_path, steps=10**6, minutes=0.01)
+    (record,) = log(tmp_path)
+    assert 0 < record["step"] < 10**4
+    state = json.loads(load_tensors(tmp_path / "last.safetensors")[1]["state"])
+    assert 0.6 < state["seconds"] < 30
+
+
+@pytest.mark.parametrize("warm_up", [0, 1, 3])
+def test_the_learning_rate_rises_then_falls_to_nearly_nothing(tmp_path: Path, warm_up: int) -> None:
+    training, rates = trainer(tmp_path, steps=8, warm_up=warm_up), []
+    training.optimiser.register_step_pre_hook(lambda it, *_: rates.append(it.param_groups[0]["lr"] / 2e-3))
+    training.run(lambda _: None)
+    peak = int(np.argmax(rates))
+    assert peak == max(0, warm_up - 1)
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
+    assert 0.9 < max(rates) < 1.01 or warm_up == 3
+    assert rates[-1] < 0.05
+
+
+def test_every_net_has_a_learning_rate() -> None:
+    assert set(LEARNING_RATES) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_goes_down_on_what_is_seen_again_and_again(tmp_path: Path, name: str) -> None:
+    warm = 0.2 if name == "aelf-unet" else 0.0
+    steps = 80 if name == "cacpnet" else 40  # Tversky starts flat
+    settings: dict[str, Any] = {"steps": steps, "batch": 4, "learning_rate": 1e-2, "warm_up_cross_entropy": warm}
+    training = trainer(tmp_path, name, **settings)
+    frames = [Roads(size=(64, 64))[index] for index in range(4)]
+    images = torch.from_numpy(np.stack([frame.image for frame in frames]))
+    masks = torch.from_numpy(np.stack([frame.mask for frame in frames if frame.mask is not None]))[:, None].float()
+
+    def loss() -> float:
+        net = training.net.train()
+        with torch.no_grad():
+            return LOSSES[name](net.stages(net.prepare(rgb_from_frames(images))), masks).item()
+
+    before = loss()
+    training.run(lambda _: None)
+    assert loss() < 0.7 * before
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 50), (70, 1), (5, 7)])
+def test_a_probability_is_the_frames_own_size_whatever_the_stride(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    net = build_model(ModelSpec("scnet", 0.05)).eval()
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    with torch.no_grad():
+        found = probability(net, image)
+        below, right = -height % 32, -width % 32
+        padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
+        logits = net(net.prepare(rgb_from_frames(torch.from_numpy(padded)[None])))
+    assert found.dtype == np.uint8
+    assert found.shape == (height, width)
+    wanted = (torch.sigmoid(logits)[0, 0].numpy() * 255).round()[:height, :width]
+    np.testing.assert_allclose(found, wanted, atol=1)
+
+
+def test_scores_are_pooled_by_set_and_frames_without_masks_passed_over() -> None:
+    class Unlabelled(Roads):
+        def __getitem__(self, index: int) -> LabelledFrame:
+            frame = super().__getitem__(index)
+            return LabelledFrame(frame.name, frame.image, None if index else frame.mask)
+
+    torch.manual_seed(0)
+    net = build_model(ModelSpec("msfnet", 0.125))
+    sets: list[Frames] = [Roads(), Unlabelled("some", 7)]
+    found = score(net, sets)
+    assert not net.training
+    assert found["roads"].pixels == 4 * 40 * 50
+    assert found["some"].pixels == 40 * 50
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        frame = sets[1][0]
+        assert frame.mask is not None
+        one = counts(probability(net, frame.image), frame.mask, 2.0)
+    assert np.array_equal(found["some"].predicted_hit, one.predicted_hit)
