@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -9,6 +10,10 @@ __all__ = ["CrackDetector", "Detection", "__version__"]
 
 if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector, Detection
+
+
+# ONNX Runtime reports its use to its maker unless this is set before it is imported: nothing is to leave a device unasked.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -28,8 +28,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, too private for a result
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600, too private for a result
+        temporary.replace(path)
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

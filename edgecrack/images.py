@@ -29,7 +29,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     """The mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError."""
-    return np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE) > 127)
+    return np.asarray(np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8) > 127)
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
@@ -59,7 +59,9 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    image = cv2.imdecode(data, flags) if data.size else None
+    # OpenCV 4 fills what a truncated JPEG lacks with grey; the end marker may be followed by a camera's own data
+    cut = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-65536:].tobytes()
+    image = cv2.imdecode(data, flags) if data.size and not cut else None
     if image is None:
         raise SourceError(f"{path} is not an image, or is truncated ({data.size} bytes)")
     return image

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,13 @@ def main() -> None:
     print(stored, f"{stored.stat().st_size / 1e6:.2f} MB")
 
 
-def calibration_crops(sets: list[Frames], side: int) -> list[NDArray[np.uint8]]:
+def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint8]]:
     """Crops of the training frames at their own scale, uint8 (side, side, 3), or the whole of a smaller frame."""
     rng = np.random.default_rng(0)
     found: dict[bool, list[NDArray[np.uint8]]] = {True: [], False: []}
     wanted = {True: WITH_CRACKS, False: BACKGROUND}
     while any(len(found[kind]) < wanted[kind] for kind in found):
-        frames = sets[rng.integers(len(sets))]
+        frames = sets[int(rng.integers(len(sets)))]
         frame = frames[int(rng.integers(len(frames)))]
         top, left = (int(rng.integers(max(1, length - side + 1))) for length in frame.image.shape[:2])
         window = np.s_[top : top + side, left : left + side]

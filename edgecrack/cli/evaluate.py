@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgecrack.dataset import LabelledFrame, LabelledFrames
+    from edgecrack.evaluation import Evaluation
 
 
 def evaluate(
@@ -24,8 +30,7 @@ def evaluate(
 ) -> None:
     """Score a model on labelled frames: exact, within 2 and 5 pixels, by patch. Without masks: the share of pixels that fire."""
     import json
-
-    from rich.progress import track
+    from functools import partial
 
     from edgecrack.dataset import open_labelled
     from edgecrack.evaluation import evaluate as score
@@ -36,10 +41,7 @@ def evaluate(
     evaluations = []
     with CrackDetector(model, threshold=threshold, backend=backend) as detector:
         for dataset in sets:
-            label = f"{dataset.name} on {detector.backend.name}"
-            evaluations.append(
-                score(detector, dataset, lambda frames, of=dataset, label=label: _bar(track, frames, of, label))
-            )
+            evaluations.append(score(detector, dataset, partial(_bar, dataset, detector.backend.name)))
     report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)
     typer.echo(report if as_json else "\n".join(map(_table, evaluations)))
     if out:
@@ -47,14 +49,16 @@ def evaluate(
         _save_curves(out / "precision_recall.png", evaluations)
 
 
-def _bar(track: Any, frames: Any, dataset: Any, label: str) -> Any:
+def _bar(dataset: LabelledFrames, backend: str, frames: Iterable[LabelledFrame]) -> Iterable[LabelledFrame]:
     from rich.console import Console
+    from rich.progress import track
 
     console = Console(stderr=True)
+    label = f"{dataset.name} on {backend}"
     return track(frames, label, len(dataset), console=console, disable=not console.is_terminal)
 
 
-def _table(evaluation: Any) -> str:
+def _table(evaluation: Evaluation) -> str:
     rows = evaluation.rows()
     wide = max(len(label) for label, _ in rows)
     return "\n".join(
@@ -62,7 +66,7 @@ def _table(evaluation: Any) -> str:
     )
 
 
-def _save_curves(path: Path, evaluations: list[Any]) -> None:
+def _save_curves(path: Path, evaluations: list[Evaluation]) -> None:
     from edgecrack.evaluation import save_precision_recall
 
     curves = {}

@@ -29,7 +29,7 @@ def export(
     target: Annotated[str, typer.Option(help="What INT8 is for: tensorrt or cpu.")] = "tensorrt",
     calib: Annotated[Path | None, typer.Option(help="Measure the INT8 ranges on the images in this folder.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="INT8 ranges measured before.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path("."),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path(),
 ) -> None:
     """Export a net to ONNX: NAME.onnx always, and NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu when asked for.
 

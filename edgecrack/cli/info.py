@@ -64,7 +64,15 @@ def _onnx(file: Path) -> dict[str, Any]:
 def _ranges(file: Path) -> dict[str, Any]:
     from edgecrack.calibration.ranges import Ranges
 
-    return {"kind": "calibration ranges"} | Ranges.load(file).summary()
+    ranges = Ranges.load(file)
+    return {
+        "kind": "calibration ranges",
+        "model": ranges.model,
+        "frame": str(ranges.frame),
+        "frames": ranges.count,
+        "frames_sha256": ranges.frames_sha256,
+        "convolutions": len(ranges.inputs),
+    }
 
 
 def _spec(spec: Any) -> dict[str, Any]:

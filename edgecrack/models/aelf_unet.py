@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,14 +31,15 @@ class AELFUNet(CrackNet):
         self.up = choice("up", up, "direct", "conv2")
         self.dropout = nn.Dropout(0.5 if dropout else 0.0)
         self.encoder = nn.ModuleList(_double(i, o) for i, o in zip([3, *channels[:-1]], channels, strict=True))
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(pairwise(channels))
         self.halve = nn.ModuleList(nn.Conv2d(deep, near, 2) for near, deep in pairs if up == "conv2")
         joined = [near + (near if up == "conv2" else deep) for near, deep in pairs]
         self.decoder = nn.ModuleList(_double(i, o) for i, o in zip(joined, channels[:-1], strict=True))
         self.head = _head(channels[0], choice("head", head, "deep", "deep-64", "shallow"))
         initialise(self, "he")
-        if head != "shallow":
-            nn.init.constant_(self.head[-3].bias, 0.1)  # both ReLU channels dead would stop every gradient
+        for layer in self.head:
+            if isinstance(layer, nn.Conv2d) and layer.out_channels == 2 and layer.bias is not None:
+                nn.init.constant_(layer.bias, 0.1)  # both ReLU channels dead would stop every gradient
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []
@@ -49,7 +52,8 @@ class AELFUNet(CrackNet):
             if self.up == "conv2":
                 x = F.relu(self.halve[level](F.pad(x, (0, 1, 0, 1))))
             x = self.decoder[level](torch.cat([skips[level], x], 1))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

@@ -45,12 +45,11 @@ def rgb_from_frames(frames: Tensor) -> Tensor:
 
 def conv_norm_relu(inputs: int, outputs: int, norm: str, bias: bool) -> nn.Sequential:
     """3x3 convolution, normalisation ("instance", "instance-affine", "batch"), ReLU."""
-    norms = {
-        "instance": lambda: nn.InstanceNorm2d(outputs),
-        "instance-affine": lambda: nn.InstanceNorm2d(outputs, affine=True),
-        "batch": lambda: nn.BatchNorm2d(outputs),
-    }
-    chosen = norms[choice("norm", norm, *norms)]()
+    chosen: nn.Module
+    if choice("norm", norm, "instance", "instance-affine", "batch") == "batch":
+        chosen = nn.BatchNorm2d(outputs)
+    else:
+        chosen = nn.InstanceNorm2d(outputs, affine=norm == "instance-affine")
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias), chosen, nn.ReLU())
 
 
@@ -92,7 +91,7 @@ class Unpooling:
     def unpool(self, y: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
         """(N, C, H/2, W/2) -> (N, C, H, W): each value where its maximum was, zeros elsewhere."""
         if self.form == "index":
-            return F.max_unpool2d(y, memory[0], 2)
+            return F.max_unpool2d(y, memory[0], [2, 2])
         if self.form == "bilinear":
             return upsample(y, 2)
         n, channels, height, width = y.shape

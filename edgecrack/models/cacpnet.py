@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,7 +98,8 @@ class CACPNet(CrackNet):
             return levels[0] + levels[1] + levels[2] + levels[3] + outputs[-1]
         if self.pyramid == "cat":
             return torch.cat(levels, 1) + outputs[-1]
-        return self.mix[0](torch.cat([*levels, outputs[-1]], 1))
+        mixed: Tensor = self.mix[0](torch.cat([*levels, outputs[-1]], 1))
+        return mixed
 
 
 class Attention(nn.Module):
@@ -117,6 +120,4 @@ class Attention(nn.Module):
 
 
 def _block(sizes: list[int]) -> nn.Sequential:
-    return nn.Sequential(
-        *(conv_norm_relu(i, o, "batch", bias=True) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
-    )
+    return nn.Sequential(*(conv_norm_relu(i, o, "batch", bias=True) for i, o in pairwise(sizes)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,7 +82,8 @@ class SCNet(CrackNet):
         return self.stages(x)[0]
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        enhanced, memories, sides = [], [], []
+        enhanced: list[Tensor] = []
+        memories, sides = [], []
         for block, attention in zip(self.encoder, self.encoder_attention, strict=True):
             features = block(x)
             gated, response = attention(features)
@@ -99,8 +102,11 @@ class SCNet(CrackNet):
         return F.avg_pool2d(x, 2) if self.average else F.max_pool2d(x, 2)
 
     def _side(self, scale: int, x: Tensor) -> Tensor:
-        logit = self.side[scale](x)
-        return self.side_up[scale](logit) if self.side_up else upsample(logit, 2**scale)
+        logit: Tensor = self.side[scale](x)
+        if not self.side_up:
+            return upsample(logit, 2**scale)
+        learned: Tensor = self.side_up[scale](logit)
+        return learned
 
     def _edges(self, rgb: Tensor) -> Tensor:
         if self.prior == "hed":
@@ -127,7 +133,7 @@ class ScaleAttention(nn.Module):
 
 def _block(inputs: int, inner: int, outputs: int, convolutions: int, norm: str) -> nn.Sequential:
     sizes = [inputs, *[inner] * (convolutions - 1), outputs]
-    return nn.Sequential(*(conv_norm_relu(i, o, norm, bias=False) for i, o in zip(sizes[:-1], sizes[1:], strict=True)))
+    return nn.Sequential(*(conv_norm_relu(i, o, norm, bias=False) for i, o in pairwise(sizes)))
 
 
 def _side_up(scale: int) -> nn.Module:

@@ -146,7 +146,10 @@ def test_a_file_in_the_place_of_the_output_folder(exported: Path, frames: Path, 
 def test_a_full_disk_leaves_what_was_written_readable(exported: Path, tmp_path: Path) -> None:
     clip = tmp_path / "road.mp4"
     assert edgecrack("sample-clip", clip, "--seconds", "2", "--size", "640x360", "--seed", "13").returncode == 0
-    limit = f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({NO_SPACE}, {NO_SPACE}))"
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({NO_SPACE}, {NO_SPACE}))"
+    )
     done = edgecrack("run", exported, "--source", clip, "--out", tmp_path / "out", prefix=limit)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -168,9 +168,9 @@ def test_a_bad_seed_or_size_is_refused_with_what_was_wanted_and_got(
 
 
 def test_a_bad_view_surface_index_or_rate_is_refused() -> None:
-    with pytest.raises(SpecError, match="wanted a view .*forward, down, any, got 'sideways'"):
+    with pytest.raises(SpecError, match=r"wanted a view .*forward, down, any, got 'sideways'"):
         RenderedRoad(0, 64, 64, view="sideways")
-    with pytest.raises(SpecError, match="wanted a surface .*asphalt, concrete, any, got 'gravel'"):
+    with pytest.raises(SpecError, match=r"wanted a surface .*asphalt, concrete, any, got 'gravel'"):
         RenderedRoad(0, 64, 64, surface="gravel")
     road = RenderedRoad(0, 64, 64)
     with pytest.raises(SpecError, match="got -1"):
