@@ -154,6 +154,13 @@ def test_value_and_gradient_are_finite(name: str, scale: float, share: float, ki
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float16])
+def test_a_mask_may_be_of_any_type(name: str, kind: torch.dtype) -> None:
+    logits, y = [torch.randn(3, 1, 16, 24)] * (1 + SIDES[name]), mask()
+    assert LOSSES[name](logits, y.to(kind)) == LOSSES[name](logits, y)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_step_down_the_gradient_lowers_the_loss(name: str) -> None:
     y = mask()
     logits = [torch.randn(3, 1, 16, 24, requires_grad=True) for _ in range(1 + SIDES[name])]

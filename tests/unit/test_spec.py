@@ -114,7 +114,9 @@ def test_every_level_is_the_threshold_that_it_came_from() -> None:
     assert [threshold_level(level / 255) for level in range(1, 256)] == list(range(1, 256))
 
 
-@pytest.mark.parametrize(("threshold", "level"), [(0.5, 128), (0.2, 51), (0.001, 1), (1 / 255 + 1e-6, 2), (1.0, 255)])
+@pytest.mark.parametrize(
+    ("threshold", "level"), [(0.5, 128), (0.2, 51), (0.1 * 6, 153), (0.001, 1), (1 / 255 + 1e-6, 2), (1.0, 255)]
+)
 def test_a_level_is_the_smallest_probability_at_or_above_the_threshold(threshold: float, level: int) -> None:
     assert threshold_level(threshold) == level
 
