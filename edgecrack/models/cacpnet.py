@@ -114,7 +114,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(x)))
         if self.softmax == "channel":
-            return F.max_pool2d(torch.softmax(x, 1), 2)
+            last = torch.softmax(x.permute(0, 2, 3, 1), -1)  # channels last: what inference engines compute in anyway
+            return F.max_pool2d(last.permute(0, 3, 1, 2).contiguous(), 2)
         # maxpool(softmax(x)) = exp(maxpool(x) - logsumexp(x)): exact, and safe in half precision
         return torch.exp(F.max_pool2d(x, 2) - torch.logsumexp(x, (2, 3), keepdim=True))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from edgecrack.models.blocks import (
     IMAGENET_STD,
     CrackNet,
     conv_norm_relu,
+    fused,
     initialise,
     scaled,
     upsample,
@@ -55,7 +55,7 @@ class MSFNet(CrackNet):
         sides = [
             upsample(side(t), 2**level) for level, (side, t) in enumerate(zip(self.side, self._fused(x), strict=True))
         ]
-        return [self.fuse(torch.cat(sides, 1)), *sides]
+        return [fused(sides, self.fuse), *sides]
 
     def embedding(self, x: Tensor) -> Tensor:
         """L2-normalised features of stride 4, (N, 64 x width, H/4, W/4)."""

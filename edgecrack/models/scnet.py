@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgecrack.errors import SpecError
-from edgecrack.models.blocks import CrackNet, Unpooling, choice, conv_norm_relu, initialise, scaled, upsample
+from edgecrack.models.blocks import (
+    CrackNet,
+    Unpooling,
+    choice,
+    conv_norm_relu,
+    fused,
+    initialise,
+    scaled,
+    upsample,
+)
 from edgecrack.models.hed import HED
 
 
@@ -96,7 +105,7 @@ class SCNet(CrackNet):
             sides.append(self._side(scale, torch.cat([enhanced[scale], response], 1)))
             x = gated if self.gate_main else features
         sides.reverse()
-        return [self.fuse(torch.cat(sides, 1)), *sides]
+        return [fused(sides, self.fuse), *sides]
 
     def _halved(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2) if self.average else F.max_pool2d(x, 2)
@@ -112,7 +121,8 @@ class SCNet(CrackNet):
         if self.prior == "hed":
             if not self.edge:
                 raise SpecError('prior "hed" needs HED weights; call attach_prior first')
-            return (self.edge[0](rgb) >= 0.5).to(rgb.dtype) * 2 - 1
+            edges: Tensor = self.edge[0](rgb)
+            return (edges >= 0.5).to(rgb.dtype) * 2 - 1
         grey = (rgb * rgb.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
         closing = -F.max_pool2d(-F.max_pool2d(grey, 11, 1, 5), 11, 1, 5)
         return (closing - grey) * 2 - 1
