@@ -57,18 +57,16 @@ def array(tensor: TensorProto) -> NDArray[np.generic]:
     return np.asarray(numpy_helper.to_array(tensor))
 
 
+def is_layer(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
+    """Whether `node` is a convolution whose weight, one of the initialisers `known`, is a parameter of the net."""
+    return node.op_type in ("Conv", "ConvTranspose") and node.input[1] in known and node.input[1].startswith(NET)
+
+
 def prepared(model: ModelProto) -> set[str]:
-    """The tensors that come from the frames without a convolution of the net: the image, normalised, and its edge prior."""
+    """The tensors that come from the frames before any layer: the image, normalised, and its edge prior."""
     known = constants(model)
     found = {INPUT}
     for node in model.graph.node:  # in topological order, as ONNX wants it
-        inner = node.op_type in ("Conv", "ConvTranspose") and weight_of(node, known) is not None
-        if not inner and any(name in found for name in node.input):
+        if not is_layer(node, known) and found.intersection(node.input):
             found.update(node.output)
     return found
-
-
-def weight_of(node: NodeProto, known: Mapping[str, TensorProto]) -> str | None:
-    """The name of the weight of a convolution when it is a parameter of the net."""
-    name = node.input[1]
-    return name if name in known and name.startswith(NET) else None

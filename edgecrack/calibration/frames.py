@@ -63,7 +63,7 @@ class CalibrationFrames:
 
     @classmethod
     def from_images(cls, images: Sequence[NDArray[np.uint8]], frame: FrameSpec) -> CalibrationFrames:
-        """Every image given, uint8 (H, W, 3) BGR of any size. Raises CalibrationError for none, FrameError for others."""
+        """Every image given, uint8 (H, W, 3) BGR of any size. Raises CalibrationError when there is none, FrameError."""
         for image in images:
             check_frame(image)
         return cls(frame, tuple(images))
@@ -94,7 +94,7 @@ def _by_crack_share(dataset: Dataset) -> list[Path]:
 
 
 def _spread(total: int, count: int, seed: int) -> list[int]:
-    """`count` different indices below `total`, one from each of `count` equal stretches; all of them when there are fewer."""
+    """`count` different indices below `total`, one from each of `count` equal stretches; all when there are fewer."""
     if count >= total:
         return list(range(total))
     edges = np.linspace(0, total, count + 1).astype(int)

@@ -35,8 +35,8 @@ class _Grid:
         return scale, round(-low / scale)
 
 
-# TensorRT takes symmetric int8 only. On a CPU without VNNI the sum of two uint8 x int8 products is cut at 16 bits: weights of
-# seven bits cannot reach that, 2 x 255 x 63 < 32768.
+# TensorRT takes symmetric int8 only. On a CPU without VNNI the sum of two uint8 x int8 products is cut at 16 bits: weights
+# of seven bits cannot reach that, 2 x 255 x 63 < 32768.
 _GRIDS = {"tensorrt": _Grid(signed=True, weight=127), "cpu": _Grid(signed=False, weight=63)}
 
 
@@ -51,12 +51,12 @@ def int8_from_onnx(
 ) -> Path:
     """Write the float32 graph in `onnx_path` to `path` with INT8 convolutions, for the engine that `target` names.
 
-    Q/DQ nodes sit on the inputs of convolutions only: activations per tensor, one pair for all convolutions that read the
-    same tensor; weights int8 per output channel, symmetric; biases float. "tensorrt" has int8 activations with zero point
-    0, "cpu" uint8 ones. `method` "max" takes ranges as measured, "percentile" cuts them at `percentile`: the default is
-    "max", since the response to a thin crack is the very tail that a percentile cuts.
-    Raises SpecError for an unknown option or a graph that is not float32, CalibrationError when `ranges` do not cover every
-    convolution to be quantised.
+    Q/DQ nodes sit on the inputs of convolutions only: activations per tensor, one pair for all convolutions that read
+    the same tensor; weights int8 per output channel, symmetric; biases float. "tensorrt" has int8 activations with zero
+    point 0, "cpu" uint8 ones. `method` "max" takes ranges as measured, "percentile" cuts them at `percentile`: the
+    default is "max", since the response to a thin crack is the very tail that a percentile cuts.
+    Raises SpecError for an unknown option or a graph that is not float32, CalibrationError when `ranges` do not cover
+    every convolution to be quantised.
     """
     _check_options(target, method, percentile)
     model, spec = read_onnx(onnx_path)

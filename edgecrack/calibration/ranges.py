@@ -62,8 +62,8 @@ class Ranges:
         frame: the size it ran at.
         count: frames measured.
         frames_sha256: of their pixels.
-        inputs: name of a convolution's weight -> range of its input. Weight names stay the same whatever the size, batch
-            and exporter; the names of activations do not.
+        inputs: name of a convolution's weight -> range of its input. Weight names stay the same whatever the size,
+            batch and exporter; the names of activations do not.
     """
 
     model: str
@@ -82,7 +82,7 @@ class Ranges:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ranges:
-        """The ranges that `save` wrote. Raises CalibrationError when they are missing, truncated or of another version."""
+        """The ranges that `save` wrote. Raises CalibrationError when they are missing, truncated or something else."""
         try:
             values = json.loads(Path(path).read_text())
             version = values.pop("version")
@@ -111,8 +111,8 @@ class Ranges:
 def measure_ranges(onnx_path: str | os.PathLike[str], frames: CalibrationFrames) -> Ranges:
     """Run the float32 graph over `frames` on ONNX Runtime and note what each convolution to be quantised reads.
 
-    Memory does not grow with the number of frames. Raises SpecError for a file that is not ours, CalibrationError when it is
-    not float32, has another size than the frames, or reaches values that are not finite.
+    Memory does not grow with the number of frames. Raises SpecError for a file that is not ours, CalibrationError when
+    it is not float32, has another size than the frames, or reaches values that are not finite.
     """
     model, spec = read_onnx(onnx_path)
     if spec.precision != "fp32":

@@ -134,7 +134,7 @@ class _Folder:
         _say(f"{'file':24} {'compared on':14} {'within 1/255':>12} {'largest':>8} {'mask F1':>8}")
 
     def add(self, kind: str, write: Callable[[Path], object]) -> Path:
-        """The path of the file that `write` makes. Raises AccuracyError, and leaves nothing, when it fails the comparison."""
+        """The path of what `write` makes. Raises AccuracyError, and leaves no file, when it fails the comparison."""
         from edgecrack.export.parity import enforce, parity
         from edgecrack.files import atomic_path
 

@@ -43,12 +43,12 @@ class Deployable(nn.Module):
 
 
 def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
-    """Write `model` to `path` as ONNX, float32 inside: `frames` uint8 (N, H, W, 3) BGR -> `probability` uint8 (N, H, W).
+    """Write `model` to `path` as ONNX in float32: `frames` uint8 (N, H, W, 3) BGR -> `probability` uint8 (N, H, W).
 
-    N, H and W are `spec.batch` and `spec.frame`, fixed. `model` is not altered; it is exported in evaluation mode. Weights
-    keep their parameter names, whatever the size, with "net." in front.
-    Raises SpecError when `model` is not the net that `spec` names or the size does not fit it, ExportError when torch or
-    ONNX cannot do it, SourceError when the file cannot be written.
+    N, H and W are `spec.batch` and `spec.frame`, fixed. `model` is not altered; it is exported in evaluation mode.
+    Weights keep their parameter names, whatever the size, with "net." in front.
+    Raises SpecError when `model` is not the net that `spec` names or the size does not fit it, ExportError when torch
+    or ONNX cannot do it, SourceError when the file cannot be written.
     """
     if not isinstance(model, model_class(spec.name)):
         raise SpecError(f"the spec names {spec.name}, the model is a {type(model).__name__}")
@@ -115,7 +115,8 @@ def _traced(deployable: Deployable, frame: FrameSpec, batch: int) -> ModelProto:
                 raise RuntimeError("torch gave no program")
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        raise ExportError(f"torch {torch.__version__} could not export this net at {frame}: {error}") from error
+        cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch adds pages of advice to it
+        raise ExportError(f"torch {torch.__version__} could not export this net at {frame}: {cause}") from error
     if not same:
         raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {frame}")
     return model

@@ -46,9 +46,9 @@ class Bound:
     f1: float
 
 
-# Max-unpooling moves a whole value when two candidates are equal but for the last bit, so that no rounding bounds a pixel of
-# scnet and cacpnet. Reduced precision is held to its mask, by what a 2-pixel crack loses when its edge moves by a fraction
-# of a pixel.
+# Max-unpooling moves a whole value when two candidates are equal but for the last bit, so that no rounding bounds a
+# pixel of scnet and cacpnet. Reduced precision is held to its mask: of a crack two pixels wide, F1 0.9 is what is left
+# when one pixel in ten is on the other side of the threshold.
 EXACT = Bound(within=1.0, f1=0.999)
 UNPOOLED = Bound(within=0.999, f1=0.999)
 REDUCED = {"fp16": Bound(0.0, 0.99), "int8": Bound(0.0, 0.9), "int8-fp16": Bound(0.0, 0.9)}
@@ -66,8 +66,8 @@ def parity(
 ) -> Parity:
     """Compare the graph in `onnx_path`, on ONNX Runtime, with `reference` over `frames`.
 
-    `reference` takes uint8 (N, H, W, 3) BGR and answers uint8 (N, H, W); `frames` are uint8 (H, W, 3) of the graph's size,
-    at least one; masks are cut at `threshold`, in (0, 1]. Raises SpecError for a file that is not ours or no frame.
+    `reference` takes uint8 (N, H, W, 3) BGR and answers uint8 (N, H, W); `frames` are uint8 (H, W, 3) of the graph's
+    size, at least one; masks are cut at `threshold`, in (0, 1]. Raises SpecError for a file that is not ours or no frame.
     """
     _, spec = read_onnx(onnx_path)
     if not frames:
@@ -98,8 +98,8 @@ def enforce(result: Parity) -> None:
     ]
     if short:
         raise AccuracyError(
-            f"{result.spec.name} in {result.spec.precision} does not answer what the net answers: {'; '.join(short)}, on "
-            f"{result.frames} frames"
+            f"{result.spec.name} in {result.spec.precision} does not answer what the net answers on {result.frames} "
+            f"frames: {'; '.join(short)}"
         )
 
 

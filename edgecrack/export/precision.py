@@ -11,28 +11,27 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgecrack.errors import ExportError, SpecError
-from edgecrack.onnx_graph import OUTPUT, array, constants, prepared, read_onnx, write_onnx
+from edgecrack.onnx_graph import OUTPUT, array, constants, is_layer, prepared, read_onnx, write_onnx
 
 QDQ_OPSET = 19  # the first in which scales may be float16
 # sums over the image or over channels, which half precision would lose
 WIDE = {"InstanceNormalization", "Softmax", "ReduceLogSumExp", "ReduceMean", "ReduceSum", "Exp", "Log"}
-CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _LIMITS = np.finfo(np.float16)
 
 
 def fp16_from_onnx(onnx_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Write the fp32 or int8 graph in `onnx_path` to `path` with float16 in place of float32.
 
-    Frames and probabilities stay uint8. Float32 stay what prepares the image, instance norms and softmaxes, and all that
-    follows the last convolutions: resizes, sigmoid, the way to 0..255. An int8 graph keeps its Q/DQ nodes, whose scales
-    become float16, and becomes "int8-fp16".
+    Frames and probabilities stay uint8. Float32 stay what prepares the image, instance norms and softmaxes, and all
+    that follows the last layers: upsampling, sigmoid, the way to 0..255. An int8 graph keeps its Q/DQ nodes, whose
+    scales become float16, and becomes "int8-fp16".
     Raises SpecError for a graph that cannot be converted, ExportError when a weight or a scale does not fit float16.
     """
     model, spec = read_onnx(onnx_path)
     if spec.precision not in ("fp32", "int8") or (spec.precision == "int8" and spec.target == "cpu"):
+        kind = f"{spec.precision} for {spec.target}"
         raise SpecError(
-            f"half precision is made of an fp32 graph, or of an int8 one for tensorrt; {onnx_path} is {spec.precision} for "
-            f"{spec.target}"
+            f"half precision is made of an fp32 graph or of an int8 one for tensorrt; {onnx_path} is {kind}"
         )
     if spec.precision == "int8":
         model = onnx.version_converter.convert_version(model, QDQ_OPSET)
@@ -80,13 +79,13 @@ def _float_tensors(model: ModelProto) -> set[str]:
 
 def _wide_tensors(model: ModelProto) -> set[str]:
     """The tensors written by nodes that stay float32."""
-    wide = prepared(model)
+    wide, known = prepared(model), constants(model)
     tail = {OUTPUT}
     for node in reversed(model.graph.node):
-        if node.op_type in WIDE:
-            wide.update(node.output)
-        elif tail.intersection(node.output) and node.op_type not in CONVOLUTIONS:
+        after = bool(tail.intersection(node.output)) and not is_layer(node, known)
+        if after:
             tail.update(node.input)
+        if after or node.op_type in WIDE:
             wide.update(node.output)
     return wide
 
