@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def measure(net: str, folder: Path, clip: Path) -> dict[str, Any]:
         row |= end_to_end(int8, fast, clip, frames, folder)
     command = [sys.executable, __file__, "--memory", str(int8), str(clip)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return row | json.loads(done.stdout)
+    row |= json.loads(done.stdout)
+    return row
 
 
 def interleaved(backends: dict[str, Backend], frames: list[NDArray[np.uint8]]) -> dict[str, float]:
@@ -103,7 +105,7 @@ def end_to_end(
         decodes.append(seconds_a_frame(lambda: sum(1 for _ in open_source(clip))))
         bares.append(1 / statistics.median(rate(bare, frames) for _ in range(3)))
         with CrackDetector(model, backend="openvino") as detector, JsonLines(folder / "log.jsonl") as log:
-            whole.append(seconds_a_frame(lambda detector=detector, log=log: stream(detector, clip, log)))
+            whole.append(seconds_a_frame(partial(stream, detector, clip, log)))
     decode, net, all_ = (statistics.median(values) for values in (decodes, bares, whole))
     return {
         "decode_fps": 1 / decode,
@@ -190,7 +192,8 @@ def fitted(clip: Path, count: int) -> Iterator[NDArray[np.uint8]]:
     for frame in open_source(clip):
         if frame.index == count:
             return
-        yield Fit.of(*frame.image.shape[:2], FrameSpec(512, 512)).apply(frame.image)
+        height, width = frame.image.shape[:2]
+        yield Fit.of(height, width, FrameSpec(512, 512)).apply(frame.image)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ class CalibrationFrames:
         count: int = COUNT,
         *,
         seed: int = 0,
-        split: str | None = None,
+        split: str | None = "train",
     ) -> CalibrationFrames:
-        """At most `count` frames of the data set in `folder`, one drawn from each of `count` equal strata.
+        """At most `count` frames of a list of the data set in `folder`, one drawn from each of `count` equal strata.
 
         With masks the strata go by the share of crack pixels, from none to the most; without, by name. The same folder,
         count and seed give the same frames. Raises CalibrationError when there is no image, SourceError for bad masks.
