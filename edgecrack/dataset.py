@@ -126,7 +126,7 @@ def open_dataset(folder: str | os.PathLike[str], split: str | None = None) -> Da
     labels; one without `images/` holds its images itself.
     Raises SourceError, naming what is missing.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." has no name
     if not folder.is_dir():
         raise SourceError(f"no data set folder {folder}")
     images = list_images(folder / "images" if (folder / "images").is_dir() else folder)
@@ -140,6 +140,8 @@ def open_dataset(folder: str | os.PathLike[str], split: str | None = None) -> Da
     if not (folder / "masks").is_dir():
         return Dataset(folder.name, tuple(images), None)
     masks = tuple(folder / "masks" / f"{path.stem}.png" for path in images)
+    if len(set(masks)) < len(masks):
+        raise SourceError(f"{folder} has images of the same stem; each wants a mask of its own")
     for mask in masks:
         if not mask.is_file():
             raise SourceError(f"no mask {mask}; wanted one of the same stem for each image")
@@ -155,6 +157,6 @@ def _stems(folder: Path, split: str | None) -> list[str] | None:
         if not stems:
             raise SourceError(f"{path} lists no frame")
         return stems
-    if any((folder / f"{other}.txt").is_file() for other in ("train", "test")):
+    if any((folder / f"{other}.txt").is_file() for other in ("train", "val", "test")):
         raise SourceError(f"{folder} has no {split}.txt; its lists are {sorted(p.name for p in folder.glob('*.txt'))}")
     return None

@@ -11,6 +11,7 @@
     |   +-- EngineMismatch             an engine of another GPU, TensorRT or CUDA
     +-- SourceError (OSError)          frames that cannot be read, results that cannot be written
     |   +-- SourceLost                 a camera that did not come back
+    +-- TrainingError                  a run that went wrong
     +-- AccuracyError                  a model below the bound it was held to
 
 A message says what was wanted, what was there and what to do. `exit_code` is what the command line ends with.
@@ -65,6 +66,10 @@ class SourceLost(SourceError):
     """A source that was there, went away and did not come back."""
 
     exit_code = 5
+
+
+class TrainingError(EdgecrackError):
+    """A training run that went wrong: a loss or a gradient that is not finite."""
 
 
 class AccuracyError(EdgecrackError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgecrack.errors import SourceError
+from edgecrack.errors import EdgecrackError, SourceError
 
 
 @contextmanager
@@ -19,17 +19,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises SourceError when the folder cannot be written or the disk is full.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise SourceError(f"cannot write {path}: it is there and is not a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
         temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600, too private for a result
         temporary.replace(path)
+    except EdgecrackError:
+        raise
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

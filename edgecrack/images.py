@@ -48,10 +48,14 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise SourceError(f"no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and _is_visible(path))
     if not found:
         raise SourceError(f"no image in {folder}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
+
+
+def _is_visible(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")  # ._x.jpg is what a Mac leaves on a card
 
 
 def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
@@ -59,9 +63,19 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    # OpenCV 4 fills what a truncated JPEG lacks with grey; the end marker may be followed by a camera's own data
-    cut = data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-65536:].tobytes()
-    image = cv2.imdecode(data, flags) if data.size and not cut else None
+    try:
+        image = cv2.imdecode(data, flags) if data.size and not _is_cut(data) else None
+    except cv2.error as error:
+        raise SourceError(f"{path} cannot be decoded: {error}".splitlines()[0]) from error
     if image is None:
         raise SourceError(f"{path} is not an image, or is truncated ({data.size} bytes)")
     return image
+
+
+def _is_cut(data: NDArray[np.uint8]) -> bool:
+    """Whether a JPEG ends too early: OpenCV 4 would fill what is missing with grey.
+
+    The last end marker must come after the last start of a scan: a thumbnail has a marker of its own before that.
+    """
+    content = data.tobytes()
+    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")

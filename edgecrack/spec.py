@@ -76,14 +76,15 @@ def check_frame(image: Any) -> None:
 
 def check_threshold(threshold: float) -> float:
     """`threshold` as a float in (0, 1]; SpecError otherwise."""
-    if not (isinstance(threshold, (int, float)) and 0 < threshold <= 1):
+    value = float(threshold) if hasattr(threshold, "__float__") else 0.0  # numpy's floats too, but no text
+    if not 0 < value <= 1:
         raise SpecError(f"a threshold is a number above 0 and at most 1, got {threshold!r}")
-    return float(threshold)
+    return value
 
 
 def threshold_level(threshold: float) -> int:
     """The smallest uint8 probability that counts as crack: ceil(255 x threshold), 1..255."""
-    return math.ceil(255 * check_threshold(threshold) - 1e-9)  # 0.2 * 255 is 51.000000000000004 in floats
+    return max(1, math.ceil(255 * check_threshold(threshold) - 1e-9))  # k / 255 * 255 may come out a little above k
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ class ModelSpec:
             raise SpecError(f"a batch is a whole number from 1, got {self.batch!r}")
         if not 0 < self.width <= 4:
             raise SpecError(f"a width is a multiplier above 0 and at most 4, got {self.width!r}")
-        check_threshold(self.threshold)
+        # equal specs are to give equal JSON: 1 and 1.0 are the same width
+        object.__setattr__(self, "width", float(self.width))
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys: equal specs give equal bytes."""

@@ -23,6 +23,8 @@ def save_checkpoint(
     # num_batches_tracked counts training steps: it says nothing of the net
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     tensors = {key: value.detach().to(dtype).contiguous() for key, value in state.items()}
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise SpecError(f"a weight of this {spec.name} is not finite in {dtype}; it cannot be stored so")
     save_tensors(path, tensors, {METADATA_KEY: spec.to_json()})
 
 

@@ -109,8 +109,9 @@ def open_training_sets(folders: Iterable[str], rendered: int) -> tuple[list[Sele
             raise SourceError(f"{dataset.name} has no masks/; training needs labelled frames")
     pairs = [hold_back(Kept(frames)) for frames in labelled]
     if rendered:
-        drawn, held = hold_back(Kept(RenderedFrames(rendered)))
-        pairs.append((drawn, Selected(held.frames, held.indices[: 0 if labelled else None])))
+        roads = Kept(RenderedFrames(rendered))
+        everything, nothing = Selected(roads, tuple(range(rendered))), Selected(roads, ())
+        pairs.append((everything, nothing) if labelled else hold_back(roads))
     if not pairs:
         raise SourceError("nothing to train on; give --data DIR, or --rendered N for rendered roads")
     return [train for train, _ in pairs], [held for _, held in pairs if len(held)]

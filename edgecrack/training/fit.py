@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import edgecrack
-from edgecrack.errors import EdgecrackError, SpecError
+from edgecrack.errors import FrameError, SourceError, SpecError, TrainingError
 from edgecrack.fitting import Fit
 from edgecrack.metrics import Counts, counts, f_score
 from edgecrack.models import CrackNet, build_model, rgb_from_frames
@@ -28,12 +28,6 @@ from edgecrack.models.checkpoint import load_tensors, save_checkpoint, save_tens
 from edgecrack.spec import METADATA_KEY, FrameSpec, ModelSpec
 from edgecrack.training.data import Frames, batch
 from edgecrack.training.losses import LOSSES, cross_entropy
-
-LEARNING_RATES = {"aelf-unet": 7e-4, "cacpnet": 2e-3, "msfnet": 2e-3, "scnet": 2e-3}
-
-
-class TrainingError(EdgecrackError):
-    """A run that went wrong: a loss or a gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,8 @@ class Recipe:
         warm_up: steps until the learning rate is reached.
         warm_up_cross_entropy: share of the run with plain cross-entropy before the net's own loss takes over; it gets a net
             without normalisation off the ground.
+        cross_entropy: weight of plain cross-entropy beside the net's own loss; it keeps the probabilities of a loss that
+            saturates apart.
         seed: of the weights and of every crop.
     """
 
@@ -62,6 +58,7 @@ class Recipe:
     weight_decay: float = 1e-4
     warm_up: int = 50
     warm_up_cross_entropy: float = 0.0
+    cross_entropy: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,14 +70,24 @@ class Recipe:
             )
 
 
+# What "fast" is for each net: found to train a compact one on a few CPU cores within an hour.
+FAST: dict[str, dict[str, float]] = {
+    "aelf-unet": {"learning_rate": 7e-4, "warm_up_cross_entropy": 0.1, "cross_entropy": 1.0},
+    "cacpnet": {"cross_entropy": 1.0},
+    "msfnet": {},
+    "scnet": {},
+}
+
+
 class Trainer:
     """One run in `folder`: `last.safetensors` to resume from, `best.safetensors` to use, `log.jsonl` to read.
 
     Args:
-        spec: the net; its frame and threshold are set by the run.
+        spec: the net; its threshold is set by the run.
         train: the sets, sampled evenly.
         held_back: the sets that choose the best checkpoint and the threshold, by the mean of their 2-pixel F1.
-        resume: continue what is in `folder`. Raises SpecError when that is another net or recipe.
+        start: the weights to start from, of the net that `spec` describes; fresh ones by default.
+        resume: continue what is in `folder`. Raises SpecError when that is another net, data or recipe.
     """
 
     def __init__(
@@ -91,12 +98,15 @@ class Trainer:
         held_back: Sequence[Frames],
         folder: Path,
         *,
+        start: CrackNet | None = None,
         resume: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.train_sets, self.held_back, self.folder = recipe, train, held_back, folder
         self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train))
         self.net = build_model(spec)
+        if start:
+            self.net.load_state_dict(start.state_dict())
         if recipe.crop % self.net.stride:
             raise SpecError(f"crop must be a multiple of {self.net.stride} for {spec.name}, got {recipe.crop}")
         decay, rate = recipe.weight_decay, recipe.learning_rate
@@ -133,7 +143,7 @@ class Trainer:
                         report(self._validate(losses[-100:]))
                         validated = time.monotonic()
             report(self._validate(losses[-100:]))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SourceError, FrameError):  # also of a frame that cannot be read in hour three
             self._save()
             raise
         return self.folder / "best.safetensors"
@@ -156,7 +166,7 @@ class Trainer:
         target = torch.from_numpy(masks)[:, None].float()
         logits = self._logits(torch.from_numpy(frames))
         warming = self.progress < self.recipe.warm_up_cross_entropy
-        loss = cross_entropy(logits[0], target) if warming else LOSSES[self.spec.name](logits, target)
+        loss = cross_entropy(logits[0], target) if warming else self._loss(logits, target)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -165,6 +175,11 @@ class Trainer:
             raise TrainingError(f"the gradient is {norm.item()} at step {self.step}; lower the learning rate")
         self.optimiser.step()
         return loss.item()
+
+    def _loss(self, logits: list[Tensor], target: Tensor) -> Tensor:
+        loss = LOSSES[self.spec.name](logits, target)
+        weight = self.recipe.cross_entropy
+        return loss + weight * cross_entropy(logits[0], target) if weight else loss
 
     def _logits(self, frames: Tensor) -> list[Tensor]:
         x = self.net.prepare(rgb_from_frames(frames))
@@ -196,8 +211,7 @@ class Trainer:
             "loss": float(np.mean(losses)) if losses else None,
         }
         record |= {"threshold": round(level / 255, 4), "held_back_f1_2px": by_set, "best": bool(best)}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(record) + "\n")
+        _append(self.folder / "log.jsonl", json.dumps(record) + "\n")
         scored = ", ".join(f"{name} {value:.3f}" for name, value in by_set.items())
         return f"step {self.step}  held back, 2-pixel F1: {scored} at threshold {level / 255:.2f}"
 
@@ -211,13 +225,19 @@ class Trainer:
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
         state = {"step": self.step, "seconds": self.seconds, "best_score": self.best_score}
-        metadata = {METADATA_KEY: self.spec.to_json(), "recipe": _recipe_json(self.recipe), "state": json.dumps(state)}
+        metadata = self._identity() | {"state": json.dumps(state)}
         save_tensors(self.folder / "last.safetensors", tensors, metadata)
+
+    def _identity(self) -> dict[str, str]:
+        """What a run must have in common with one that it continues."""
+        sizes = [[frames.name, len(frames)] for frames in self.train_sets]
+        recipe = json.dumps(dataclasses.asdict(self.recipe), sort_keys=True)
+        return {METADATA_KEY: self.spec.to_json(), "recipe": recipe, "data": json.dumps(sizes)}
 
     def _load(self) -> None:
         path = self.folder / "last.safetensors"
         tensors, metadata = load_tensors(path)
-        if metadata.get(METADATA_KEY) != self.spec.to_json() or metadata.get("recipe") != _recipe_json(self.recipe):
+        if any(metadata.get(key) != value for key, value in self._identity().items()):
             raise SpecError(f"{path} is a run of another net, data or recipe; give the same options or another folder")
         state = json.loads(metadata["state"])
         self.step, self.seconds, self.best_score = state["step"], state["seconds"], state["best_score"]
@@ -272,5 +292,9 @@ def probability(net: CrackNet, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return fit.undo(answer)
 
 
-def _recipe_json(recipe: Recipe) -> str:
-    return json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a") as file:
+            file.write(line)
+    except OSError as error:
+        raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
