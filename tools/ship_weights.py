@@ -7,6 +7,7 @@ frames) and NAME.card.json. `make results` adds the scores of the stored file to
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.ranges import measure_ranges
 from edgecrack.export.graph import onnx_from_model
 from edgecrack.files import write_atomic
+from edgecrack.metrics import f_score
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from edgecrack.training.data import Frames, open_training_sets
+from edgecrack.training.fit import best_level, score
 
 WITH_CRACKS, BACKGROUND = 210, 42  # crops, over all sets
 LICENCE = "Apache-2.0; trained on data under MIT (road_survey), CC0 (uav) and on frames rendered by edgecrack"
@@ -39,7 +42,11 @@ def main() -> None:
     stored = options.folder / f"{spec.name}.safetensors"
     save_checkpoint(stored, net, spec, torch.float16)
     net, spec = load_checkpoint(stored)
-    sets, _ = open_training_sets(filter(None, options.data.split(",")), options.rendered)
+    sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
+    found = score(net, held_back)
+    _, level = best_level(found)
+    spec = dataclasses.replace(spec, threshold=level / 255)  # of the stored weights
+    save_checkpoint(stored, net, spec, torch.float16)
     crops = calibration_crops(sets, spec.frame.height)
     with tempfile.TemporaryDirectory() as folder:
         onnx = onnx_from_model(net, spec, Path(folder) / "fp32.onnx")
@@ -48,6 +55,7 @@ def main() -> None:
     card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
     card |= {"trained_on": spec.trained_on, "data": [[frames.name, len(frames)] for frames in sets]}
     card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
+    card["held_back_f1_2px"] = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in found.items()}
     card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
     write_atomic(options.folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
     print(stored, f"{stored.stat().st_size / 1e6:.2f} MB")
@@ -80,7 +88,6 @@ def training_record(run: Path) -> dict[str, object]:
         "steps": state["step"],
         "minutes_on_one_core": round(state["seconds"] / 60),
         "best_step": best["step"],
-        "held_back_f1_2px": best["held_back_f1_2px"],
     }
 
 
