@@ -64,7 +64,8 @@ def resolve(names: list[str], python: str, platforms: list[str], pip_options: li
             "--target",
             folder,
         ]
-        command.append("--only-binary=:all:")
+        # fast-deps reads the metadata out of a wheel at an index that does not serve it beside
+        command += ["--only-binary=:all:", "--use-feature=fast-deps"]
         done = subprocess.run(
             [*command, "--python-version", python, *choose, *pip_options, *names], capture_output=True, text=True
         )
