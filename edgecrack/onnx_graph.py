@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
@@ -47,6 +48,14 @@ def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str])
     return Path(path)
 
 
+def session(source: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, the numeric reference, for a file or a serialised graph; it logs errors only."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    path_or_bytes = source if isinstance(source, bytes) else os.fspath(source)
+    return onnxruntime.InferenceSession(path_or_bytes, options, providers=["CPUExecutionProvider"])
+
+
 def constants(model: ModelProto) -> dict[str, TensorProto]:
     """The initialisers by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
@@ -58,8 +67,11 @@ def array(tensor: TensorProto) -> NDArray[np.generic]:
 
 
 def is_layer(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
-    """Whether `node` is a convolution whose weight, one of the initialisers `known`, is a parameter of the net."""
-    return node.op_type in ("Conv", "ConvTranspose") and node.input[1] in known and node.input[1].startswith(NET)
+    """Whether `node` is a convolution of features; the upsampling of one-channel maps is none. `known` are the constants."""
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return False
+    weight = known.get(node.input[1])  # a quantised one is no constant
+    return weight is None or weight.dims[1 if node.op_type == "Conv" else 0] > 1
 
 
 def prepared(model: ModelProto) -> set[str]:

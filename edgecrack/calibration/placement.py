@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto
 
-from edgecrack.onnx_graph import constants, is_layer, prepared
+from edgecrack.onnx_graph import NET, constants, prepared
 
 
 def quantised_convolutions(model: ModelProto) -> dict[str, NodeProto]:
@@ -16,8 +16,7 @@ def quantised_convolutions(model: ModelProto) -> dict[str, NodeProto]:
     known, image = constants(model), prepared(model)
     found: dict[str, NodeProto] = {}
     for node in model.graph.node:
-        if node.op_type == "Conv" and is_layer(node, known):
-            image_reader, outputs = node.input[0] in image, known[node.input[1]].dims[0]
-            if not image_reader and outputs > 2:
-                found[node.input[1]] = node
+        weight = node.input[1] if node.op_type == "Conv" else ""
+        if weight.startswith(NET) and weight in known and node.input[0] not in image and known[weight].dims[0] > 2:
+            found[weight] = node
     return found

@@ -55,15 +55,15 @@ def int8_from_onnx(
     the same tensor; weights int8 per output channel, symmetric; biases float. "tensorrt" has int8 activations with zero
     point 0, "cpu" uint8 ones. `method` "max" takes ranges as measured, "percentile" cuts them at `percentile`: the
     default is "max", since the response to a thin crack is the very tail that a percentile cuts.
-    Raises SpecError for an unknown option or a graph that is not float32, CalibrationError when `ranges` do not cover
-    every convolution to be quantised.
+    Raises SpecError for an unknown option or a graph that is not float32, CalibrationError when `ranges` are of
+    another net or do not cover every convolution to be quantised.
     """
     _check_options(target, method, percentile)
     model, spec = read_onnx(onnx_path)
     if spec.precision != "fp32":
         raise SpecError(f"INT8 is written into the fp32 graph, {onnx_path} is {spec.precision}")
     convolutions = quantised_convolutions(model)
-    ranges.check(convolutions)
+    ranges.check(spec.name, convolutions)
     limits: dict[str, list[tuple[float, float]]] = {}
     for weight, node in convolutions.items():
         limits.setdefault(node.input[0], []).append(ranges.inputs[weight].limits(method, percentile))

@@ -22,7 +22,7 @@ from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.placement import quantised_convolutions
 from edgecrack.errors import CalibrationError
 from edgecrack.files import write_atomic
-from edgecrack.onnx_graph import INPUT, read_onnx
+from edgecrack.onnx_graph import INPUT, read_onnx, session
 from edgecrack.spec import FrameSpec
 
 VERSION = 1
@@ -98,12 +98,16 @@ class Ranges:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CalibrationError(f"{path} does not hold calibration ranges, or is truncated: {error!r}") from error
 
-    def check(self, weights: Iterable[str]) -> None:
-        """Raise CalibrationError, naming the first ones, unless each of `weights` has a range."""
+    def check(self, model: str, weights: Iterable[str]) -> None:
+        """Raise CalibrationError unless they are of the net `model` and cover each of `weights`, naming what is missing."""
+        if model != self.model:
+            raise CalibrationError(
+                f"these ranges were measured on {self.model}, the graph is {model}; measure them on it"
+            )
         missing = [name for name in weights if name not in self.inputs]
         if missing:
             raise CalibrationError(
-                f"these ranges, measured on {self.model}, miss {len(missing)} convolutions of this graph: "
+                f"these ranges miss {len(missing)} convolutions of this {model}: "
                 f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; measure them on this net"
             )
 
@@ -170,10 +174,10 @@ class _Span:
 def _measure(
     model: ModelProto, names: list[str], frames: CalibrationFrames, batch: int, spans: Mapping[str, _Span]
 ) -> None:
-    session = _session(model, names)
+    probe = _probe(model, names)
     for images in iter(partial(_batch, iter(frames), batch), []):
         full = np.stack(images + images[-1:] * (batch - len(images)))
-        for name, values in zip(names, session.run(names, {INPUT: full}), strict=True):
+        for name, values in zip(names, probe.run(names, {INPUT: full}), strict=True):
             spans[name].add(values[: len(images)].reshape(-1, values.shape[-1]))
 
 
@@ -181,13 +185,13 @@ def _batch(images: Iterator[NDArray[np.uint8]], size: int) -> list[NDArray[np.ui
     return list(islice(images, size))
 
 
-def _session(model: ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
+def _probe(model: ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
     """A session of `model` whose outputs are the tensors `names`."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    return onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    return session(copy.SerializeToString())
 
 
 def _pieces(model: ModelProto, names: list[str]) -> Iterator[list[str]]:

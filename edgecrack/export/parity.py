@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgecrack.errors import AccuracyError, SpecError
 from edgecrack.metrics import counts, f_score, pool
-from edgecrack.onnx_graph import INPUT, OUTPUT, read_onnx
+from edgecrack.onnx_graph import INPUT, OUTPUT, read_onnx, session
 from edgecrack.spec import ModelSpec, threshold_level
 
 Images = NDArray[np.uint8]
@@ -72,11 +71,11 @@ def parity(
     _, spec = read_onnx(onnx_path)
     if not frames:
         raise SpecError("wanted at least one frame to compare on")
-    session = onnxruntime.InferenceSession(os.fspath(onnx_path), providers=["CPUExecutionProvider"])
+    runner = session(onnx_path)
     level = threshold_level(threshold)
     within, largest, found = 0, 0, []
     for batch in _batches(frames, spec.batch):
-        wanted, got = reference(batch), np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
+        wanted, got = reference(batch), np.asarray(runner.run([OUTPUT], {INPUT: batch})[0])
         apart = np.abs(wanted.astype(np.int16) - got)
         within += int(np.count_nonzero(apart <= 1))
         largest = max(largest, int(apart.max()))
