@@ -81,8 +81,8 @@ def own_size(dataset: Dataset, stride: int) -> FrameSpec:
 
 
 HEAD = (
-    "| net | flavour | test list | at | strict best F1 | strict F1 | 2-pixel best F1 | 2-pixel F1 | pixels that fire |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| net | flavour | test list | frames | at | strict best F1 | strict F1 | 2-pixel best F1 | 2-pixel F1 | pixels that fire |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -91,7 +91,9 @@ def line(row: Row) -> str:
     scores = row.report["scores"]
     names = ("best_f1", "f1", "best_f1_2px", "f1_2px", "fired_share")
     cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
-    return f"| {row.model} | {row.flavour} | {row.dataset} | {row.size} | {' | '.join(cells)} |"
+    return (
+        f"| {row.model} | {row.flavour} | {row.dataset} | {row.report['frames']} | {row.size} | {' | '.join(cells)} |"
+    )
 
 
 def write_cards(found: list[Row]) -> None:
@@ -99,7 +101,11 @@ def write_cards(found: list[Row]) -> None:
     for name in {row.model for row in found}:
         card = json.loads(card_path(name).read_text())
         card["scores"] = {
-            dataset: {row.flavour: row.report["scores"] for row in found if (row.model, row.dataset) == (name, dataset)}
+            dataset: {
+                row.flavour: {"frames": row.report["frames"], **row.report["scores"]}
+                for row in found
+                if (row.model, row.dataset) == (name, dataset)
+            }
             for dataset in dict.fromkeys(row.dataset for row in found)
         }
         write_atomic(card_path(name), json.dumps(card, indent=1) + "\n")
