@@ -211,7 +211,7 @@ class Trainer:
             "seconds": round(self.seconds),
             "loss": float(np.mean(losses)) if losses else None,
         }
-        record |= {"threshold": round(level / 255, 4), "held_back_f1_2px": by_set, "best": bool(best)}
+        record |= {"threshold": round(level / 255, 4), "held_back_f1_2px": by_set, "best_f1_2px": found, "best": best}
         _append(self.folder / "log.jsonl", json.dumps(record) + "\n")
         scored = ", ".join(f"{name} {value:.3f}" for name, value in by_set.items())
         return f"step {self.step}  held back, 2-pixel F1: {scored} at threshold {level / 255:.2f}"

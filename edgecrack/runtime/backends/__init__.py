@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import EngineError, MissingDependency, SpecError
+from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import ModelSpec
 
 BACKENDS = ("openvino", "onnxruntime")  # in the order that "auto" prefers them
@@ -51,6 +52,9 @@ class Backend(Protocol):
 def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend:
     """Load the model file at `path`; "auto" takes OpenVINO where it is installed, else ONNX Runtime.
 
+    INT8 for TensorRT (signed activations) goes to ONNX Runtime, the numeric reference: OpenVINO 2026.4 answers with noise
+    for such an aelf-unet, and is refused.
+
     Raises SpecError for an unknown `backend`, MissingDependency when its library is not installed, EngineError when the
     file is missing, damaged or not an edgecrack model.
     """
@@ -59,8 +63,15 @@ def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend
     path = Path(path)
     if path.suffix == ".engine":
         raise EngineError(f"cannot load {path}: TensorRT engines are not supported by this version yet; load its ONNX")
+    spec = read_spec(path)
+    for_tensorrt = spec.target == "tensorrt" and spec.precision == "int8"
     if backend == "auto":
-        backend = next((name for name in BACKENDS if find_spec(name)), BACKENDS[0])
+        backend = "onnxruntime" if for_tensorrt else next((name for name in BACKENDS if find_spec(name)), BACKENDS[0])
+    if backend == "openvino" and for_tensorrt:
+        raise EngineError(
+            f"{path} is INT8 for TensorRT, which OpenVINO answers wrongly for some nets; take backend onnxruntime, or export it "
+            "with --target cpu"
+        )
     try:
         if backend == "openvino":
             from edgecrack.runtime.backends.openvino import OpenVinoBackend
