@@ -37,8 +37,7 @@ ROOMY = FrameSpec(128, 160)  # instance norms of a fresh net over a handful of p
 NAMES = tuple(MODELS)
 VARIANTS = [
     ("aelf-unet", {"up": "conv2", "head": "shallow"}),
-    ("cacpnet", {"softmax": "spatial", "pyramid": "catcat"}),
-    ("cacpnet", {"attention_out": "one", "attention_from": "output", "pyramid": "none"}),
+    ("cacpnet", {"softmax": "spatial", "attention_from": "output", "pyramid": "catcat"}),
     ("scnet", {"prior": "cheap", "norm": "batch", "side_up": "deconv"}),
     ("scnet", {"norm": "instance-affine", "unpool": "bilinear", "levels": 4, "gate_main": False}),
 ]
