@@ -1,0 +1,108 @@
+"""The record beside an engine, NAME.engine.json: what the plan is and where it runs, readable before TensorRT is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecrack.errors import EngineError, EngineMismatch, SpecError
+from edgecrack.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What `edgecrack build` knows of an engine.
+
+    Attributes:
+        spec: of the model.
+        flavour: of TensorRT: "tensorrt" or "tensorrt_rtx".
+        version: of TensorRT.
+        cuda: the version that the driver spoke where it was built, such as "13.0"; "" without a driver.
+        gpu: the GPU's name where it was built; "" for an engine built for named capabilities.
+        compute_capabilities: on which it runs, such as "8.7".
+        plan_sha256: of the engine file.
+        onnx: the name of the ONNX file it was built from.
+        onnx_sha256: of that file.
+        precisions: convolutions by the type they compute in.
+        build_seconds: how long it took.
+    """
+
+    spec: ModelSpec
+    flavour: str
+    version: str
+    cuda: str
+    gpu: str
+    compute_capabilities: tuple[str, ...]
+    plan_sha256: str
+    onnx: str
+    onnx_sha256: str
+    precisions: Mapping[str, int] = field(default_factory=dict)
+    build_seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """JSON to be read by people too."""
+        values = dataclasses.asdict(self) | {"spec": json.loads(self.spec.to_json())}
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineRecord:
+        """What `to_json` wrote. Raises SpecError for anything else."""
+        try:
+            values = json.loads(text)
+            spec = ModelSpec.from_json(json.dumps(values.pop("spec")))
+            capabilities = tuple(values.pop("compute_capabilities"))
+            return cls(spec=spec, compute_capabilities=capabilities, **values)
+        except SpecError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SpecError(f"not an engine record of this version of edgecrack: {error}") from error
+
+    def rebuild_command(self, engine: Path) -> str:
+        """The command line that builds the engine anew from the ONNX beside it."""
+        command = ["edgecrack", "build", str(engine.with_name(self.onnx)), "-o", str(engine)]
+        if self.flavour == "tensorrt_rtx":
+            command += ["--for", ",".join(f"sm{name.replace('.', '')}" for name in self.compute_capabilities)]
+        return shlex.join(command)
+
+
+def record_path(engine: str | os.PathLike[str]) -> Path:
+    """Where the record of an engine file is: beside it, .json appended."""
+    return Path(f"{os.fspath(engine)}.json")
+
+
+def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
+    """The record of an engine file. Raises EngineMismatch when there is none, or none that can be read."""
+    path = record_path(engine)
+    try:
+        return EngineRecord.from_json(path.read_text())
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (SpecError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise EngineMismatch(
+        f"cannot read {path}, which says where {engine} runs: {reason}; build the engine again: edgecrack build MODEL.onnx"
+    )
+
+
+def read_plan(engine: str | os.PathLike[str], record: EngineRecord) -> bytes:
+    """The engine file's content. Raises EngineError when it cannot be read, EngineMismatch when it is not what was built."""
+    try:
+        plan = Path(engine).read_bytes()
+    except OSError as error:
+        raise EngineError(f"cannot read the engine {engine}: {error.strerror or error}") from error
+    if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
+        raise mismatch(
+            engine, record, "it is not the file that was built: its SHA-256 differs from the one in its record"
+        )
+    return plan
+
+
+def mismatch(engine: str | os.PathLike[str], record: EngineRecord, reason: str) -> EngineMismatch:
+    """The error that says why an engine cannot run here, and the command that makes one that can."""
+    return EngineMismatch(f"cannot run {engine}: {reason}; build it again: {record.rebuild_command(Path(engine))}")

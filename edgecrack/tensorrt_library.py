@@ -1,0 +1,72 @@
+"""TensorRT in either of its two flavours, and the one logger that it takes per process.
+
+"tensorrt" builds for the GPU it runs on, Jetsons among them; "tensorrt_rtx" (TensorRT for RTX) builds for named desktop
+GPUs, on a machine without one too. Code that uses the API imports its types from `tensorrt`: the names are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import deque
+from types import ModuleType
+from typing import Any
+
+from edgecrack.errors import MissingDependency
+
+FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+_EXTRAS = {"tensorrt": "tensorrt-pip", "tensorrt_rtx": "rtx"}
+
+_log = logging.getLogger("edgecrack.tensorrt")
+_loggers: dict[str, Any] = {}
+_lines: deque[str] = deque(maxlen=8)
+
+
+def load_tensorrt(flavour: str) -> ModuleType:
+    """The Python module of a flavour, a key of `FLAVOURS`. Raises MissingDependency when it is not installed."""
+    try:
+        module = importlib.import_module(flavour)
+        if hasattr(module, "Builder"):
+            return module
+        reason = "it can only run engines"  # the "lean" package goes by the same name
+    except Exception as error:  # the package raises RuntimeError where its libraries are missing
+        reason = " ".join(str(error).split()) or type(error).__name__
+    jetson = "; on a Jetson it comes with JetPack: make the environment with --system-site-packages"
+    raise MissingDependency(
+        f"{FLAVOURS[flavour]} cannot be loaded ({reason}); pip install 'edgecrack[{_EXTRAS[flavour]}]'"
+        + (jetson if flavour == "tensorrt" else "")
+    )
+
+
+def tensorrt_logger(module: ModuleType) -> Any:
+    """The `ILogger` of a flavour: TensorRT keeps the first that it is given and ignores every other."""
+    if module.__name__ not in _loggers:
+        _loggers[module.__name__] = _logger_class(module)()
+    return _loggers[module.__name__]
+
+
+def forget_lines() -> None:
+    """Begin anew: what is done from here on is explained by the lines from here on."""
+    _lines.clear()
+
+
+def last_lines() -> str:
+    """What TensorRT complained of since `forget_lines`, in one line; "" when it did not."""
+    return " | ".join(_lines)
+
+
+def _logger_class(module: ModuleType) -> Any:
+    levels = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": logging.WARNING, "INFO": logging.INFO}
+
+    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)  # or the binding aborts
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity.name, logging.DEBUG)
+            _log.log(logging.INFO if level == logging.WARNING else min(level, logging.INFO), "%s", message)
+            # without a driver each error is followed by one more that says only that
+            if level == logging.ERROR and "catchCudaError" not in message:
+                _lines.append(" ".join(message.split()))
+
+    return Logger
