@@ -21,6 +21,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "spec": ({"errors"}, set()),
     "files": ({"errors"}, set()),
+    "cuda_probe": ({"errors"}, set()),
+    "tensorrt_library": ({"errors"}, set()),  # TensorRT itself is imported by name
+    "engine_file": ({"errors", "spec"}, set()),
     "images": ({*FILES, "spec"}, {"numpy", "cv2"}),
     "fitting": ({"spec", "errors"}, {"numpy", "cv2"}),
     "dataset": (PICTURES, {"numpy", "cv2"}),
@@ -40,6 +43,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "cv2", "onnx", "onnxruntime"},
     ),
     "export": ({*FILES, "spec", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
+    "export.engine": (
+        {*FILES, "spec", "cuda_probe", "engine_file", "onnx_graph", "tensorrt_library"},
+        {"onnx", "tensorrt"},
+    ),
     "export.graph": ({*FILES, "spec", "models", "onnx_graph", "export"}, {"numpy", "torch", "onnx", "onnxsim"}),
     "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
     "training": (
