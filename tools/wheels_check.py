@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import requires
 
 from packaging.requirements import Requirement
@@ -18,23 +19,33 @@ PLATFORMS = {
     machine: [f"manylinux_2_{glibc}_{machine}" for glibc in (17, 26, 27, 28, 34, 35, 39)] + [f"manylinux2014_{machine}"]
     for machine in ("x86_64", "aarch64")
 }
+AT_ONCE = 6  # pip waits for the index most of the time
 SOURCE_ONLY = {"pycuda"}  # has no wheel for any platform: it is compiled against the machine's CUDA
 
 
 def main(pip_options: list[str]) -> int:
     """Print a line a combination; 1 when one cannot be resolved."""
+    combinations = [
+        (extra, wanted, machine, python)
+        for extra, wanted in extras().items()
+        for machine in PLATFORMS
+        for python in PYTHONS
+    ]
+
+    def check(combination: tuple[str, list[str], str, str]) -> str:
+        _, wanted, machine, python = combination
+        names = [name for name in wanted if Requirement(name).name not in SOURCE_ONLY]
+        return resolve(names, python, PLATFORMS[machine], pip_options) if names else ""
+
     failed = 0
-    for extra, wanted in extras().items():
-        skipped = [name for name in wanted if Requirement(name).name in SOURCE_ONLY]
-        names = [name for name in wanted if name not in skipped]
-        for machine, platforms in PLATFORMS.items():
-            for python in PYTHONS:
-                error = resolve(names, python, platforms, pip_options) if names else ""
-                note = f" (without {', '.join(skipped)}: no wheels, compiled on the machine)" if skipped else ""
-                print(f"{'FAIL' if error else 'ok  '} [{extra or 'base'}] Python {python} {machine}{note}", flush=True)
-                if error:
-                    failed += 1
-                    print(f"     {error}", file=sys.stderr)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for (extra, wanted, machine, python), error in zip(combinations, pool.map(check, combinations), strict=True):
+            skipped = [name for name in wanted if Requirement(name).name in SOURCE_ONLY]
+            note = f" (without {', '.join(skipped)}: no wheels, compiled on the machine)" if skipped else ""
+            print(f"{'FAIL' if error else 'ok  '} [{extra or 'base'}] Python {python} {machine}{note}", flush=True)
+            if error:
+                failed += 1
+                print(f"     {error}", file=sys.stderr)
     return bool(failed)
 
 
