@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgecrack.errors import EngineError
@@ -10,6 +12,7 @@ from edgecrack.errors import EngineError
 LIBRARY = "libcuda.so.1"
 OLDEST = (12, 0)  # of CUDA: what the oldest TensorRT that edgecrack takes is built against
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
 _NAME_BYTES = 256
 
 
@@ -22,24 +25,20 @@ class Gpu:
         name: such as "Orin".
         compute_capability: such as "8.7".
         cuda: the newest version of CUDA that the driver speaks, such as "13.0".
+        integrated: whether it shares its memory with the CPU, as in a Jetson.
     """
 
     index: int
     name: str
     compute_capability: str
     cuda: str
+    integrated: bool
 
 
 def probe(device: int = 0) -> Gpu:
     """The GPU with index `device`. Raises EngineError when there is no driver, one too old or no such GPU."""
-    try:
-        driver = ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        raise EngineError(
-            f"no CUDA driver: {error}; an engine of TensorRT is built and run on an NVIDIA GPU"
-        ) from error
-    cuda = divmod(_number(driver, "cuDriverGetVersion"), 1000)
-    cuda = (cuda[0], cuda[1] // 10)
+    driver = _driver()
+    cuda = _version(driver)
     if cuda < OLDEST:
         raise EngineError(
             f"the CUDA driver is too old: it speaks CUDA {_dotted(cuda)}, wanted {_dotted(OLDEST)} or newer"
@@ -51,8 +50,47 @@ def probe(device: int = 0) -> Gpu:
     handle = _number(driver, "cuDeviceGet", device)
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _call(driver, "cuDeviceGetName", name, _NAME_BYTES, handle)
-    capability = tuple(_number(driver, "cuDeviceGetAttribute", attribute, handle) for attribute in (_MAJOR, _MINOR))
-    return Gpu(device, name.value.decode(errors="replace"), _dotted(capability), _dotted(cuda))
+    major, minor, integrated = (
+        _number(driver, "cuDeviceGetAttribute", attribute, handle) for attribute in (_MAJOR, _MINOR, _INTEGRATED)
+    )
+    return Gpu(
+        index=device,
+        name=name.value.decode(errors="replace"),
+        compute_capability=_dotted((major, minor)),
+        cuda=_dotted(cuda),
+        integrated=bool(integrated),
+    )
+
+
+@contextmanager
+def current(gpu: Gpu) -> Iterator[None]:
+    """Make `gpu` the one that libraries built on CUDA's runtime use in this thread. Raises EngineError."""
+    driver = _driver()
+    handle = _number(driver, "cuDeviceGet", gpu.index)
+    context = ctypes.c_void_p()
+    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+    try:
+        _call(driver, "cuCtxPushCurrent_v2", context)
+        try:
+            yield
+        finally:
+            _call(driver, "cuCtxPopCurrent_v2", ctypes.byref(context))
+    finally:
+        _call(driver, "cuDevicePrimaryCtxRelease_v2", handle)
+
+
+def _driver() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise EngineError(
+            f"no CUDA driver: {error}; an engine of TensorRT is built and run on an NVIDIA GPU"
+        ) from error
+
+
+def _version(driver: ctypes.CDLL) -> tuple[int, int]:
+    major, rest = divmod(_number(driver, "cuDriverGetVersion"), 1000)  # 13020 is 13.2
+    return major, rest // 10
 
 
 def _number(driver: ctypes.CDLL, function: str, *arguments: object) -> int:
