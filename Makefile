@@ -32,14 +32,18 @@ demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, sco
 	@mkdir -p $(DEMO)
 	$(BIN)/edgecrack sample-clip $(DEMO)/road.mp4 --seed $(SEED)
 	$(BIN)/edgecrack export --model scnet --int8 --target cpu -o $(DEMO)
-	$(BIN)/edgecrack run $(DEMO)/scnet.int8-cpu.onnx --source $(DEMO)/road.mp4 --out $(DEMO)/out
-	$(BIN)/edgecrack evaluate $(DEMO)/scnet.int8-cpu.onnx --data $(DEMO)/road.mp4 --every 5 --out $(DEMO)/scores
+	$(BIN)/edgecrack run $(DEMO)/scnet.int8-cpu.onnx --source $(DEMO)/road.mp4 --out $(DEMO)/out >$(DEMO)/run.txt
+	@cat $(DEMO)/run.txt
+	$(BIN)/edgecrack evaluate $(DEMO)/scnet.int8-cpu.onnx --data $(DEMO)/road.mp4 --every 5 --out $(DEMO)/scores >$(DEMO)/scores.txt
+	@cat $(DEMO)/scores.txt
 	@echo
 	@echo "Overlay video  $(DEMO)/out/overlay.mp4"
 	@echo "Log            $(DEMO)/out/log.jsonl"
 	@echo "Scores         $(DEMO)/scores/scores.json"
-	@echo "The frames a second and the score against the known masks are printed above. This renderer was also in training,"
-	@echo "so the score shows that the pipeline works, not how well cracks are found in the field."
+	@echo "Speed          $$(head -n 1 $(DEMO)/run.txt)"
+	@echo "Score          $$(grep -m 1 '2 px' $(DEMO)/scores.txt | tr -s ' ' | sed 's/^ //')"
+	@echo "The score is against the clip's known masks. This renderer was also in training,"
+	@echo "so it shows that the pipeline works, not how well cracks are found in the field."
 
 test: $(VENV)/.dev ## Run the tests; with labelled data in EDGECRACK_DATA or ../shared/data also score real frames
 	$(BIN)/python -m pytest
