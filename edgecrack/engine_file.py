@@ -27,7 +27,7 @@ class EngineRecord:
         gpu: the GPU's name where it was built; "" for an engine built for named capabilities.
         compute_capabilities: on which it runs, such as "8.7".
         plan_sha256: of the engine file.
-        onnx: the name of the ONNX file it was built from.
+        onnx: where the ONNX file it was built from is, seen from the engine's folder.
         onnx_sha256: of that file.
         precisions: convolutions by the type they compute in.
         build_seconds: how long it took.
@@ -64,8 +64,8 @@ class EngineRecord:
             raise SpecError(f"not an engine record of this version of edgecrack: {error}") from error
 
     def rebuild_command(self, engine: Path) -> str:
-        """The command line that builds the engine anew from the ONNX beside it."""
-        command = ["edgecrack", "build", str(engine.with_name(self.onnx)), "-o", str(engine)]
+        """The command line that builds the engine anew from its ONNX."""
+        command = ["edgecrack", "build", os.path.normpath(engine.parent / self.onnx), "-o", str(engine)]
         if self.flavour == "tensorrt_rtx":
             command += ["--for", ",".join(f"sm{name.replace('.', '')}" for name in self.compute_capabilities)]
         return shlex.join(command)

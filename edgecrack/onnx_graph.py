@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
@@ -16,6 +17,9 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from edgecrack.errors import ExportError, SpecError
 from edgecrack.files import atomic_path
 from edgecrack.spec import METADATA_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 INPUT, OUTPUT = "frames", "probability"
 NET = "net."  # the parameters of the net begin with it; those of an edge prior do not
@@ -50,6 +54,8 @@ def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str])
 
 def session(source: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU, the numeric reference, for a file or a serialised graph; it logs errors only."""
+    import onnxruntime  # here, since engines are built where there is none
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     path_or_bytes = source if isinstance(source, bytes) else os.fspath(source)
@@ -72,6 +78,18 @@ def is_layer(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
         return False
     weight = known.get(node.input[1])  # a quantised one is no constant
     return weight is None or weight.dims[1 if node.op_type == "Conv" else 0] > 1
+
+
+def convolution_types(model: ModelProto) -> dict[str, int]:
+    """How many convolutions compute in "int8", "fp16" and "fp32"."""
+    known = constants(model)
+    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return dict(
+        Counter(
+            "int8" if weight in dequantised else "fp16" if known[weight].data_type == TensorProto.FLOAT16 else "fp32"
+            for weight in (node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose"))
+        )
+    )
 
 
 def prepared(model: ModelProto) -> set[str]:

@@ -10,7 +10,7 @@ import importlib
 import logging
 from collections import deque
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecrack.errors import MissingDependency
 
@@ -58,9 +58,14 @@ def last_lines() -> str:
 def _logger_class(module: ModuleType) -> Any:
     levels = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": logging.WARNING, "INFO": logging.INFO}
 
-    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = module
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            module.ILogger.__init__(self)  # or the binding aborts
+            trt.ILogger.__init__(self)  # or the binding aborts
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity.name, logging.DEBUG)

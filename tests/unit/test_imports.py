@@ -45,9 +45,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "export": ({*FILES, "spec", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
     "export.engine": (
         {*FILES, "spec", "cuda_probe", "engine_file", "onnx_graph", "tensorrt_library"},
-        {"onnx", "tensorrt"},
+        {"onnx"},
     ),
-    "export.graph": ({*FILES, "spec", "models", "onnx_graph", "export"}, {"numpy", "torch", "onnx", "onnxsim"}),
+    "export.graph": ({*FILES, "spec", "fitting", "models", "onnx_graph", "export"}, {"numpy", "torch", "onnx", "onnxsim"}),
+    "export.camera": ({"fitting"}, {"torch"}),
     "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
     "training": (
         {*PICTURES, "models", "rendering", "metrics", "dataset", "fitting", "training"},

@@ -1,0 +1,348 @@
+"""From an ONNX graph to an engine: one path for TensorRT, on the GPU at hand, and TensorRT for RTX, for GPUs by name.
+
+Precision is a property of the graph: the network is strongly typed, and the builder is told nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from edgecrack.cuda_probe import Gpu, current, probe
+from edgecrack.engine_file import EngineRecord, record_path
+from edgecrack.errors import BuildError, SpecError
+from edgecrack.files import atomic_path, write_atomic
+from edgecrack.onnx_graph import constants, convolution_types, read_onnx
+from edgecrack.tensorrt_library import FLAVOURS, forget_lines, last_lines, load_tensorrt, tensorrt_logger
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+WORKSPACE = 1024  # MiB
+LIBRARIES = 512  # MiB of memory that a build takes besides the weights
+COPIES = 4  # of the weights: the file, the network, the plan within TensorRT and outside
+
+Progress = Callable[[float, str], None]
+_T = TypeVar("_T")
+_log = logging.getLogger("edgecrack")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is built for, and with how much.
+
+    Attributes:
+        flavour: of TensorRT, a key of `FLAVOURS`.
+        version: of TensorRT.
+        capabilities: for TensorRT for RTX, members of its ComputeCapability.
+        gpu: for TensorRT, the one it builds on.
+        workspace: in MiB.
+        timing_cache: what an earlier build measured, for TensorRT; None to keep no measurements.
+    """
+
+    flavour: str
+    version: str
+    capabilities: tuple[str, ...]
+    gpu: Gpu | None
+    workspace: int
+    timing_cache: bytes | None
+
+
+def engine_from_onnx(
+    onnx_path: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    capabilities: Sequence[str] = (),
+    workspace: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    device: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Build the graph in `onnx_path` into the engine `path`, and write its record beside it.
+
+    `capabilities`, such as "sm86", are those of the desktop GPUs that TensorRT for RTX builds for, on any machine;
+    without them TensorRT builds for the GPU `device`, on it. `workspace` is what a layer may use at most, in MiB: 1024
+    if None, and less where GPU and CPU share a memory of which little is free. `timing_cache` is a file of TensorRT's
+    measurements, read when it is there and written anew. `progress` is called, from another thread, with the share that
+    is done, 0..1, and what is being done.
+
+    Ctrl-C ends the build at its next step and leaves no file. Raises SpecError for a file that is not ours or an option
+    that cannot be, MissingDependency without TensorRT, EngineError without a driver or that GPU, SourceError when a
+    file cannot be read or written, BuildError when TensorRT cannot build the graph or memory is short.
+    """
+    model, spec = read_onnx(onnx_path)
+    data = Path(onnx_path).read_bytes()
+    _check_graph(model, data, onnx_path)
+    precisions = convolution_types(model)
+    del model  # its memory is for the build
+    target = _target(tuple(capabilities), workspace, timing_cache, device, len(data))
+    with atomic_path(path) as temporary:  # found out before the build whether it can be written
+        start = perf_counter()
+        plan, measured = _interruptible(lambda cancelled: _build(data, target, _Steps(cancelled, progress)))
+        seconds = perf_counter() - start
+        temporary.write_bytes(plan)
+    record = EngineRecord(
+        spec=spec,
+        flavour=target.flavour,
+        version=target.version,
+        cuda=target.gpu.cuda if target.gpu else "",
+        gpu=target.gpu.name if target.gpu else "",
+        compute_capabilities=_compute_capabilities(target),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        onnx=os.path.relpath(onnx_path, Path(path).parent),
+        onnx_sha256=hashlib.sha256(data).hexdigest(),
+        precisions=precisions,
+        build_seconds=round(seconds, 3),
+    )
+    # until this is written the record beside the plan, if any, is of another plan, whose hash differs: nothing loads it
+    write_atomic(record_path(path), record.to_json())
+    if timing_cache is not None:
+        write_atomic(timing_cache, measured)
+    return Path(path)
+
+
+def _check_graph(model: ModelProto, data: bytes, path: str | os.PathLike[str]) -> None:
+    """Refuse here what TensorRT takes without a word or refuses in riddles. Raises BuildError."""
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BuildError(f"{path} is not valid ONNX: {' '.join(str(error).split())}") from error
+    known = constants(model)
+    zeros = (node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2)
+    if any(name in known and known[name].data_type == TensorProto.UINT8 for name in zeros):
+        raise BuildError(
+            f"{path} was exported with --target cpu: it has unsigned INT8 activations, and TensorRT takes signed ones; "
+            "export it again without --target"
+        )
+
+
+def _target(
+    capabilities: tuple[str, ...],
+    workspace: int | None,
+    timing_cache: str | os.PathLike[str] | None,
+    device: int,
+    onnx_bytes: int,
+) -> _Target:
+    if workspace is not None and workspace < 1:
+        raise SpecError(f"a workspace is a whole number of MiB from 1, got {workspace}")
+    if capabilities and timing_cache is not None:
+        raise SpecError("TensorRT for RTX measures nothing when it builds: it takes no timing cache")
+    flavour = "tensorrt_rtx" if capabilities else "tensorrt"
+    module = load_tensorrt(flavour)
+    names = tuple(dict.fromkeys(_capability(module, name) for name in capabilities))
+    gpu = None if capabilities else probe(device)
+    return _Target(
+        flavour=flavour,
+        version=module.__version__,
+        capabilities=names,
+        gpu=gpu,
+        workspace=_affordable(workspace, onnx_bytes, shared=gpu is not None and gpu.integrated),
+        timing_cache=None if timing_cache is None else _stored(Path(timing_cache)),
+    )
+
+
+def _capability(module: Any, name: str) -> str:
+    """`name`, such as "sm86", as a member of TensorRT for RTX's ComputeCapability. Raises SpecError."""
+    known = [member for member in module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
+    if name.upper() not in known:
+        library = f"{FLAVOURS[module.__name__]} {module.__version__}"
+        raise SpecError(f"{library} builds for {', '.join(known).lower()}; got {name!r}")
+    return name.upper()
+
+
+def _compute_capabilities(target: _Target) -> tuple[str, ...]:
+    """Such as "8.7", for "SM87"."""
+    if target.gpu:
+        return (target.gpu.compute_capability,)
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in target.capabilities)
+
+
+def _affordable(workspace: int | None, onnx_bytes: int, *, shared: bool) -> int:
+    """The workspace in MiB; it comes out of the system's memory when that is `shared`. Raises BuildError when short."""
+    free = _free_memory()
+    chosen = workspace or (min(WORKSPACE, max(1, free // 4)) if shared else WORKSPACE)
+    wanted = LIBRARIES + COPIES * onnx_bytes // 2**20 + (chosen if shared else 0)
+    if free < wanted:
+        advice = "close other programs or give a smaller workspace" if shared else "close other programs"
+        raise BuildError(f"too little memory for the build: wanted {wanted} MiB, {free} are free; {advice}")
+    return chosen
+
+
+def _free_memory() -> int:
+    """What the system can still give to programs, in MiB."""
+    (kilobytes,) = re.findall(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(kilobytes) // 1024
+
+
+def _stored(timing_cache: Path) -> bytes:
+    """The file's content; none before the first build."""
+    try:
+        return timing_cache.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise SpecError(f"cannot read the timing cache {timing_cache}: {error.strerror or error}") from error
+
+
+def _interruptible(work: Callable[[Event], _T]) -> _T:
+    """What `work` returns, done in another thread; on Ctrl-C it is told so by its argument, and waited for.
+
+    In this thread a Ctrl-C would be raised inside TensorRT, in a call from it to its progress monitor.
+    """
+    cancelled = Event()
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(work, cancelled)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            cancelled.set()
+            raise
+
+
+def _build(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
+    """The plan and the timing cache. Raises BuildError."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = load_tensorrt(target.flavour)
+    forget_lines()
+    logger = tensorrt_logger(trt)
+    with current(target.gpu) if target.gpu else nullcontext():
+        builder = _made(target, trt.Builder, logger)
+        typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = _made(target, builder.create_network, typed)
+        parser = _made(target, trt.OnnxParser, network, logger)
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+        if not parser.parse(data):
+            raise _failed(target, f"does not take this graph: {_complaints(parser)}")
+        if not network.num_outputs:  # it calls a file with nothing in it parsed
+            raise _failed(target, "finds nothing in this graph")
+        config = _made(target, builder.create_builder_config)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector then tells which layers are INT8
+        config.progress_monitor = _monitor(target.flavour, steps)
+        _choose_capabilities(trt, config, target.capabilities)
+        cache = None if target.timing_cache is None else _timing_cache(config, target.timing_cache)
+        plan = builder.build_serialized_network(network, config)
+        steps.check()
+        if plan is None:
+            raise _failed(target, "could not build this graph")
+        return bytes(memoryview(plan)), b"" if cache is None else bytes(memoryview(cache.serialize()))
+
+
+def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -> _T:
+    """What `make` makes. Raises BuildError for nothing, which the bindings say in either of two ways."""
+    try:
+        made = make(*arguments)
+    except TypeError as error:
+        raise _failed(target, f"cannot begin: {error}") from error
+    if made is None:
+        raise _failed(target, "cannot begin")
+    return made
+
+
+def _failed(target: _Target, what: str) -> BuildError:
+    parts = (f"{FLAVOURS[target.flavour]} {target.version} {what}", last_lines())
+    return BuildError(": ".join(" ".join(part.split()) for part in parts if part))
+
+
+def _complaints(parser: trt.OnnxParser) -> str:
+    """Every error of the parser, with its node."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in errors)
+
+
+def _choose_capabilities(module: Any, config: Any, names: tuple[str, ...]) -> None:
+    """Only TensorRT for RTX has these members; there are no `names` for any other."""
+    if names:
+        config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(getattr(module.ComputeCapability, name), index)
+
+
+def _timing_cache(config: trt.IBuilderConfig, stored: bytes) -> trt.ITimingCache:
+    """A cache in `config`: `stored` if it is of this GPU and TensorRT, else an empty one."""
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        _log.warning("the timing cache is ignored: it is none, or of another GPU or TensorRT")
+        forget_lines()
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+class _Steps:
+    """How far a build is. TensorRT tells of phases within phases, each of some steps, from any of its threads."""
+
+    def __init__(self, cancelled: Event, progress: Progress | None) -> None:
+        self.cancelled, self._progress = cancelled, progress
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps done, steps in all
+        self._share = 0.0
+        self._error: Exception | None = None
+
+    def begin(self, phase: str, parent: str | None, steps: int) -> None:
+        self._phases[phase] = (parent, 0, steps)
+
+    def done(self, phase: str, step: int) -> bool:
+        """Whether to go on."""
+        parent, _, steps = self._phases.get(phase, (None, 0, step + 1))
+        self._phases[phase] = (parent, step + 1, steps)
+        self._share = max(self._share, self._share_of(phase))
+        try:
+            if self._progress:
+                self._progress(self._share, phase)
+        except Exception as error:  # not to be raised through TensorRT
+            self._error = error
+            self.cancelled.set()
+        return not self.cancelled.is_set()
+
+    def end(self, phase: str) -> None:
+        self._phases.pop(phase, None)
+
+    def check(self) -> None:
+        """Raise what `progress` raised."""
+        if self._error:
+            raise self._error
+
+    def _share_of(self, phase: str | None) -> float:
+        """What is done of the outermost phase around `phase`, 0..1."""
+        share = 0.0
+        while phase in self._phases:
+            phase, done, steps = self._phases[phase]
+            share = min(1.0, (done + share) / steps)
+        return share
+
+
+def _monitor(flavour: str, steps: _Steps) -> trt.IProgressMonitor:
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = load_tensorrt(flavour)
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)  # or the binding aborts
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            steps.begin(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return steps.done(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps.end(phase_name)
+
+    return Monitor()
