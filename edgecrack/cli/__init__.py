@@ -13,6 +13,7 @@ from edgecrack.errors import EdgecrackError
 VERBS = {
     "train": "train",
     "export": "export",
+    "build": "build",
     "run": "run",
     "evaluate": "evaluate",
     "info": "info",

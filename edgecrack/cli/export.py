@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecrack.cli.build import FOR, built, chosen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,14 +31,18 @@ def export(
     target: Annotated[str, typer.Option(help="What INT8 is for: tensorrt or cpu.")] = "tensorrt",
     calib: Annotated[Path | None, typer.Option(help="Measure the INT8 ranges on the images in this folder.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="INT8 ranges measured before.")] = None,
+    engine: Annotated[bool, typer.Option("--engine", help="Build an engine of the file too.")] = False,
+    for_: Annotated[str | None, typer.Option("--for", help=FOR)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path(),
 ) -> None:
     """Export a net to ONNX: NAME.onnx always, and NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu when asked for.
 
     Each file is compared with the net on eight rendered frames, and on up to eight of the calibration frames, before it
-    gets its name. The last line on stdout is the path of the file asked for.
+    gets its name. The last line on stdout is the path of the file asked for, or of its engine.
     """
     _check_options(fp16, int8, target, calib, ranges)
+    _check_engine(engine, for_, target)
+    capabilities = chosen(for_) if engine else ()
     net, spec, shipped = _checkpoint(model, weights, size, batch)
     if int8 and not (shipped or calib or ranges):
         from edgecrack.errors import SpecError
@@ -55,6 +61,15 @@ def export(
         fp32 = path
         path = folder.add(".fp16", lambda file: fp16_from_onnx(fp32, file))
     typer.echo(path)
+    if engine:
+        typer.echo(built(path, path.with_suffix(".engine"), capabilities))
+
+
+def _check_engine(engine: bool, for_: str | None, target: str) -> None:
+    if engine and target == "cpu":
+        raise typer.BadParameter("TensorRT takes no INT8 made for CPUs", param_hint="--engine --target cpu")
+    if for_ is not None and not engine:
+        raise typer.BadParameter("it is for --engine; add it", param_hint="--for")
 
 
 def _check_options(fp16: bool, int8: bool, target: str, calib: Path | None, ranges: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 
-def info(file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX or a range file.")]) -> None:
+def info(file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX, an engine or a range file.")]) -> None:
     """Print what a file knows of itself, as JSON."""
     typer.echo(json.dumps({"file": str(file), "bytes": _size(file)} | _describe(file), indent=2))
 
@@ -25,9 +25,9 @@ def _size(file: Path) -> int:
 def _describe(file: Path) -> dict[str, Any]:
     from edgecrack.errors import SpecError
 
-    describe = {".safetensors": _checkpoint, ".onnx": _onnx, ".json": _ranges}.get(file.suffix)
+    describe = {".safetensors": _checkpoint, ".onnx": _onnx, ".engine": _engine, ".json": _ranges}.get(file.suffix)
     if describe is None:
-        raise SpecError(f"{file} is no file of edgecrack; wanted .safetensors, .onnx or .json")
+        raise SpecError(f"{file} is no file of edgecrack; wanted .safetensors, .onnx, .engine or .json")
     return describe(file)
 
 
@@ -59,6 +59,16 @@ def _onnx(file: Path) -> dict[str, Any]:
     nodes = Counter(node.op_type for node in graph.graph.node)
     opset = {entry.domain or "onnx": entry.version for entry in graph.opset_import}
     return {"kind": "onnx", "opset": opset, "nodes": dict(nodes.most_common())} | _spec(spec)
+
+
+def _engine(file: Path) -> dict[str, Any]:
+    import hashlib
+
+    from edgecrack.engine_file import read_record
+
+    record = read_record(file)
+    whole = hashlib.sha256(file.read_bytes()).hexdigest() == record.plan_sha256
+    return {"kind": "engine", "is_what_was_built": whole, **json.loads(record.to_json())}
 
 
 def _ranges(file: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "torch", "cv2"},
     ),
     "weights": ({"errors"}, set()),
-    "cli": ({"errors"}, {"typer"}),
+    "cli": ({"errors", "cli"}, {"typer"}),
 }
 
 
