@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections import deque
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgecrack.errors import MissingDependency
+from edgecrack.errors import MissingDependency, SpecError
 
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 _EXTRAS = {"tensorrt": "tensorrt-pip", "tensorrt_rtx": "rtx"}
@@ -36,6 +38,20 @@ def load_tensorrt(flavour: str) -> ModuleType:
         f"{FLAVOURS[flavour]} cannot be loaded ({reason}); pip install 'edgecrack[{_EXTRAS[flavour]}]'"
         + (jetson if flavour == "tensorrt" else "")
     )
+
+
+def rtx_capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    """`names`, such as "sm86", as members of TensorRT for RTX's ComputeCapability, each once, in order.
+
+    Raises SpecError for one that it does not build for, MissingDependency when it is not installed.
+    """
+    module = load_tensorrt("tensorrt_rtx")
+    known = [member for member in module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
+    for name in names:
+        if name.upper() not in known:
+            library = f"{FLAVOURS[module.__name__]} {module.__version__}"
+            raise SpecError(f"{library} builds for {', '.join(known).lower()}; got {name!r}")
+    return tuple(dict.fromkeys(name.upper() for name in names))
 
 
 def tensorrt_logger(module: ModuleType) -> Any:

@@ -27,25 +27,28 @@ def build(
     """
     if for_ and timing_cache:
         raise typer.BadParameter("TensorRT for RTX measures nothing when it builds", param_hint="--timing-cache")
-    capabilities = chosen(for_)
+    capabilities = chosen(for_, device)
     path = output or onnx.with_suffix(".engine")
     typer.echo(built(onnx, path, capabilities, workspace=workspace, timing_cache=timing_cache, device=device))
 
 
-def chosen(for_: str | None) -> tuple[str, ...]:
-    """The GPUs named, after the TensorRT that builds for them has been loaded and said; none for TensorRT itself."""
+def chosen(for_: str | None, device: int = 0) -> tuple[str, ...]:
+    """The capabilities named, () for TensorRT on this machine's GPU; says which TensorRT builds, and that it can."""
+    from edgecrack.cuda_probe import probe
     from edgecrack.errors import MissingDependency
-    from edgecrack.tensorrt_library import FLAVOURS, load_tensorrt
+    from edgecrack.tensorrt_library import load_tensorrt, rtx_capabilities
 
-    flavour = "tensorrt" if for_ is None else "tensorrt_rtx"
+    if for_ is None:
+        version = load_tensorrt("tensorrt").__version__
+        gpu = probe(device)
+        typer.echo(f"builder: TensorRT {version} on {gpu.name}, compute capability {gpu.compute_capability}", err=True)
+        return ()
     try:
-        version = load_tensorrt(flavour).__version__
+        version = load_tensorrt("tensorrt_rtx").__version__
     except MissingDependency as error:
-        if for_ is None:
-            raise
         raise typer.BadParameter(str(error), param_hint="--for") from error
-    names = () if for_ is None else tuple(name.strip() for name in for_.split(","))
-    typer.echo(f"builder: {FLAVOURS[flavour]} {version}, for {', '.join(names) or 'the GPU of this machine'}", err=True)
+    names = rtx_capabilities([name.strip() for name in for_.split(",")])
+    typer.echo(f"builder: TensorRT for RTX {version}, for {', '.join(names).lower()}", err=True)
     return names
 
 

@@ -26,7 +26,14 @@ from edgecrack.engine_file import EngineRecord, record_path
 from edgecrack.errors import BuildError, SpecError
 from edgecrack.files import atomic_path, write_atomic
 from edgecrack.onnx_graph import constants, convolution_types, read_onnx
-from edgecrack.tensorrt_library import FLAVOURS, forget_lines, last_lines, load_tensorrt, tensorrt_logger
+from edgecrack.tensorrt_library import (
+    FLAVOURS,
+    forget_lines,
+    last_lines,
+    load_tensorrt,
+    rtx_capabilities,
+    tensorrt_logger,
+)
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -141,26 +148,17 @@ def _target(
     if capabilities and timing_cache is not None:
         raise SpecError("TensorRT for RTX measures nothing when it builds: it takes no timing cache")
     flavour = "tensorrt_rtx" if capabilities else "tensorrt"
-    module = load_tensorrt(flavour)
-    names = tuple(dict.fromkeys(_capability(module, name) for name in capabilities))
+    version: str = load_tensorrt(flavour).__version__
+    names = rtx_capabilities(capabilities) if capabilities else ()
     gpu = None if capabilities else probe(device)
     return _Target(
         flavour=flavour,
-        version=module.__version__,
+        version=version,
         capabilities=names,
         gpu=gpu,
         workspace=_affordable(workspace, onnx_bytes, shared=gpu is not None and gpu.integrated),
         timing_cache=None if timing_cache is None else _stored(Path(timing_cache)),
     )
-
-
-def _capability(module: Any, name: str) -> str:
-    """`name`, such as "sm86", as a member of TensorRT for RTX's ComputeCapability. Raises SpecError."""
-    known = [member for member in module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
-    if name.upper() not in known:
-        library = f"{FLAVOURS[module.__name__]} {module.__version__}"
-        raise SpecError(f"{library} builds for {', '.join(known).lower()}; got {name!r}")
-    return name.upper()
 
 
 def _compute_capabilities(target: _Target) -> tuple[str, ...]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,19 +13,15 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 
-import edgecrack.weights
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
-from edgecrack.cli import main
 from edgecrack.errors import AccuracyError, ExportError, SpecError
-from edgecrack.export import graph
 from edgecrack.export.graph import exportable, onnx_from_model, reference_from_model
-from edgecrack.export.parity import REDUCED, Bound, Parity, enforce, parity
+from edgecrack.export.parity import Parity, enforce, parity
 from edgecrack.export.precision import fp16_from_onnx
 from edgecrack.models import MODELS, build_model
 from edgecrack.models.blocks import fused, upsample
-from edgecrack.models.checkpoint import save_checkpoint
 from edgecrack.onnx_graph import NET, read_onnx, write_onnx
 from edgecrack.rendering import rendered_frame
 from edgecrack.spec import FrameSpec, ModelSpec
@@ -320,120 +314,3 @@ def test_files_that_are_not_ours_are_refused(damage, words, files, tmp_path):
         read_onnx(path)
     with pytest.raises(SpecError, match="no ONNX file"):
         read_onnx(tmp_path / "none.onnx")
-
-
-# the command
-
-
-@pytest.fixture
-def checkpoint(nets, tmp_path):
-    net, spec = nets["msfnet"]
-    save_checkpoint(tmp_path / "own.safetensors", net, spec)
-    return tmp_path / "own.safetensors"
-
-
-@pytest.fixture
-def quick(files, monkeypatch):
-    """Spare the command the tracing, which other tests go through."""
-    monkeypatch.setattr(graph, "onnx_from_model", lambda net, spec, path: shutil.copy(files["msfnet"]["fp32"], path))
-
-
-def export(*arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(["export", *map(str, arguments)])
-    return caught.value.code or 0
-
-
-@pytest.fixture
-def ranges(files, nets, tmp_path):
-    found = measure_ranges(files["msfnet"]["fp32"], CalibrationFrames.from_images(rendered(), FRAME))
-    found.save(tmp_path / "own.ranges.json")
-    return tmp_path / "own.ranges.json"
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("options", "name", "precision", "target"),
-    [
-        ([], "msfnet.onnx", "fp32", "tensorrt"),
-        (["--fp16"], "msfnet.fp16.onnx", "fp16", "tensorrt"),
-        (["--int8"], "msfnet.int8.onnx", "int8", "tensorrt"),
-        (["--int8", "--fp16"], "msfnet.int8-fp16.onnx", "int8-fp16", "tensorrt"),
-        (["--int8", "--target", "cpu"], "msfnet.int8-cpu.onnx", "int8", "cpu"),
-    ],
-)
-def test_the_command_writes_what_was_asked_for(options, name, precision, target, checkpoint, ranges, tmp_path, capsys):
-    if "--int8" in options:
-        options = [*options, "--ranges", ranges]
-    out = tmp_path / "out"
-    assert export("--model", "msfnet", "--weights", checkpoint, *options, "-o", out) == 0
-    captured = capsys.readouterr()
-    assert captured.out == f"{out / name}\n"
-    assert {path.name for path in out.iterdir()} == {"msfnet.onnx", name}
-    _, spec = read_onnx(out / name)
-    assert (spec.precision, spec.target, spec.frame) == (precision, target, FRAME)
-    assert f"{name:24} 8 rendered" in captured.err
-
-
-def test_the_command_calibrates_on_a_folder_and_compares_on_it(checkpoint, tmp_path, capsys):
-    frames = tmp_path / "frames"
-    frames.mkdir()
-    for index, image in enumerate(rendered(count=3)):
-        cv2.imwrite(str(frames / f"{index}.png"), image)
-    arguments = ("--model", "msfnet", "--weights", checkpoint, "--int8", "--calib", frames, "-o", tmp_path / "out")
-    assert export(*arguments, "--size", "64x48", "--batch", "2") == 0
-    captured = capsys.readouterr().err
-    assert "measuring on 3 frames" in captured
-    assert f"{'msfnet.int8.onnx':24} 3 calibration" in captured
-    _, spec = read_onnx(tmp_path / "out" / "msfnet.int8.onnx")
-    assert (spec.frame, spec.batch) == (FrameSpec(48, 64), 2)
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("options", "code", "words"),
-    [
-        (["--target", "cpu", "--fp16", "--int8"], 2, "half precision"),
-        (["--target", "cpu"], 2, "add --int8"),
-        (["--target", "gpu", "--int8"], 2, "tensorrt or cpu"),
-        (["--ranges", "x.json"], 2, "add it"),
-        (["--ranges", "x.json", "--calib", "x", "--int8"], 2, "not both"),
-        (["--batch", "0"], 2, "--batch"),
-        (["--int8"], 1, "weights of your own need ranges of their own"),
-        (["--size", "100x64"], 1, "multiples of 16"),
-        (["--size", "big"], 1, "WIDTHxHEIGHT"),
-        (["--int8", "--ranges", "none.json"], 1, "cannot read ranges"),
-        (["--int8", "--calib", "none"], 1, "nothing to calibrate on"),
-    ],
-)
-def test_options_that_cannot_be_are_refused(options, code, words, checkpoint, tmp_path, capsys):
-    assert export("--model", "msfnet", "--weights", checkpoint, *options, "-o", tmp_path / "out") == code
-    captured = capsys.readouterr()
-    assert words in " ".join(captured.err.split())
-    assert not captured.out
-
-
-def test_a_checkpoint_of_another_net_is_refused(checkpoint, capsys, tmp_path):
-    assert export("--model", "scnet", "--weights", checkpoint, "-o", tmp_path / "out") == 1
-    assert "holds msfnet, not scnet" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_file_below_its_bound_never_gets_its_name(checkpoint, ranges, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(REDUCED, "int8", Bound(within=1.0, f1=1.0))
-    out = tmp_path / "out"
-    assert export("--model", "msfnet", "--weights", checkpoint, "--int8", "--ranges", ranges, "-o", out) == 3
-    captured = capsys.readouterr()
-    assert "msfnet in int8 does not answer what the net answers" in captured.err
-    assert not captured.out
-    assert [path.name for path in out.iterdir()] == ["msfnet.onnx"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_shipped_ranges_go_with_shipped_weights(checkpoint, ranges, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(edgecrack.weights, "weights_path", lambda name: checkpoint)
-    monkeypatch.setattr(edgecrack.weights, "ranges_path", lambda name: ranges)
-    assert export("--model", "msfnet", "--int8", "-o", tmp_path / "out") == 0
-    captured = capsys.readouterr().err
-    assert f"weights: the shipped ones, {checkpoint}" in captured
-    assert "ranges: the shipped ones, measured on 2 frames at 96x64" in captured
