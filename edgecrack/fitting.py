@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from edgecrack.spec import FrameSpec
 
+# OpenCV's plain linear cuts where it should round (a level too dark in one pixel of eight), and differently on other
+# processors; this one gives what the definition says, as a graph that fits its frames itself does.
+LINEAR = cv2.INTER_LINEAR_EXACT
+
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a frame of `height` x `width` lies in the net's `frame`: its top left `inner_height` x `inner_width`."""
+    """Where a frame of `height` x `width` lies in the wanted `frame`: its top left `inner_height` x `inner_width`."""
 
     frame: FrameSpec
     height: int
@@ -30,11 +34,11 @@ class Fit:
 
     @property
     def is_exact(self) -> bool:
-        """True when the frame has the net's own size, so that nothing is copied."""
+        """True when the frame has the wanted size, so that nothing is copied."""
         return (self.height, self.width) == (self.frame.height, self.frame.width)
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (height, width, 3) -> uint8 (frame.height, frame.width, 3), padded right and bottom by reflection."""
+        """uint8 (height, width, C) -> uint8 (frame.height, frame.width, C), padded right and bottom by reflection."""
         if self.is_exact:
             return image
         inner = resize(image, self.inner_height, self.inner_width)
@@ -48,7 +52,14 @@ class Fit:
         inner = probability[: self.inner_height, : self.inner_width]
         if inner.shape == (self.height, self.width):
             return np.ascontiguousarray(inner)
-        return np.asarray(cv2.resize(inner, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.resize(inner, (self.width, self.height), interpolation=LINEAR), np.uint8)
+
+
+def with_pixels(image: NDArray[np.uint8], pixels: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) BGR as a graph with these `pixels` takes it: (H, W, 4) for "bgrx", where (H, W, 4) stays as it is."""
+    if pixels == "bgrx" and image.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), np.uint8)
+    return image
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -63,4 +74,4 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
         )
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=LINEAR), np.uint8)

@@ -15,6 +15,8 @@ from edgecrack.errors import FrameError, SpecError
 METADATA_KEY = "edgecrack"  # of the JSON inside safetensors and ONNX metadata
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 TARGETS = ("tensorrt", "cpu")
+PIXELS = {"bgr": 3, "bgrx": 4}  # how a graph takes its pixels -> bytes of one; what stands at x is not read
+CAMERA_LIMIT = 16384  # pixels a side; a frame of it takes 3 GiB as the graph computes on it
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,25 @@ class FrameSpec:
             raise SpecError(f"this net takes multiples of {stride}, got {self}; the nearest is {near}")
 
 
-def check_frame(image: Any) -> None:
+def check_frame(image: Any, pixels: str = "bgr") -> None:
     """Raise FrameError unless `image` is a non-empty numpy array, uint8 (H, W, 3), BGR.
 
-    Grey, 16-bit, float and alpha images are refused and not guessed at: the message says how to convert them.
+    Where `pixels` is "bgrx", (H, W, 4) will do as well; its fourth channel is ignored. Grey, 16-bit, float and alpha
+    images are refused and not guessed at: the message says how to convert them.
     """
+    kind = "uint8 (H, W, 3) BGR" if pixels == "bgr" else "uint8 (H, W, 3) BGR or (H, W, 4) BGRx"
     shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
     if shape is None or not dtype:
-        raise FrameError(f"wanted a numpy array, uint8 (H, W, 3) BGR, got {type(image).__name__}")
+        raise FrameError(f"wanted a numpy array, {kind}, got {type(image).__name__}")
     got = f"{dtype} {tuple(shape)}"
-    wanted = "wanted a frame uint8 (H, W, 3) BGR"
+    wanted = f"wanted a frame {kind}"
     if 0 in shape or not shape:
         raise FrameError(f"{wanted}, got an empty array, {got}")
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
         raise FrameError(f"{wanted}, got a grey image, {got}; convert it: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)")
-    if len(shape) == 3 and shape[2] == 4:
+    if len(shape) == 3 and shape[2] == 4 and pixels == "bgr":
         raise FrameError(f"{wanted}, got an image with alpha, {got}; drop it: image[:, :, :3]")
-    if len(shape) != 3 or shape[2] != 3:
+    if len(shape) != 3 or shape[2] not in (3, PIXELS[pixels]):
         raise FrameError(f"{wanted}, got {got}")
     if dtype != "uint8":
         raise FrameError(f"{wanted}, got {got}; scale it to 0..255 and convert it: image.astype(numpy.uint8)")
@@ -95,7 +99,10 @@ class ModelSpec:
         name: the net, a key of `edgecrack.models.MODELS`.
         width: its channel multiplier; 1.0 is the paper's, 0.25 is "compact".
         options: the net's switches that differ from their defaults.
-        frame: the size the graph takes; for a checkpoint, the size it is exported at by default.
+        frame: the size the net runs at; for a checkpoint, the size it is exported at by default.
+        camera: the size of the frames that the graph takes, fits to `frame` itself and answers for; None where it takes
+            frames of the net's size.
+        pixels: "bgr", or "bgrx" where the graph takes four bytes a pixel and does not read the fourth.
         batch: frames a call.
         precision: one of `PRECISIONS`.
         target: "tensorrt" (symmetric int8 activations) or "cpu" (unsigned ones); says nothing unless int8.
@@ -110,6 +117,8 @@ class ModelSpec:
     width: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
     frame: FrameSpec = FrameSpec(512, 512)
+    camera: FrameSpec | None = None
+    pixels: str = "bgr"
     batch: int = 1
     precision: str = "fp32"
     target: str = "tensorrt"
@@ -124,6 +133,10 @@ class ModelSpec:
             raise SpecError(f"a precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.target not in TARGETS:
             raise SpecError(f"a target is one of {', '.join(TARGETS)}, got {self.target!r}")
+        if self.pixels not in PIXELS:
+            raise SpecError(f"pixels are one of {', '.join(PIXELS)}, got {self.pixels!r}")
+        if self.camera and max(self.camera.height, self.camera.width) > CAMERA_LIMIT:
+            raise SpecError(f"a camera has at most {CAMERA_LIMIT} pixels a side, got {self.camera}")
         if not isinstance(self.batch, int) or self.batch < 1:
             raise SpecError(f"a batch is a whole number from 1, got {self.batch!r}")
         if not 0 < self.width <= 4:
@@ -131,6 +144,16 @@ class ModelSpec:
         # equal specs are to give equal JSON: 1 and 1.0 are the same width
         object.__setattr__(self, "width", float(self.width))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+
+    @property
+    def input_frame(self) -> FrameSpec:
+        """The size of the frames that the graph takes and answers for."""
+        return self.camera or self.frame
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, C) of the frames of one call; the answer has (N, H, W)."""
+        return self.batch, self.input_frame.height, self.input_frame.width, PIXELS[self.pixels]
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys: equal specs give equal bytes."""
@@ -141,9 +164,9 @@ class ModelSpec:
         """The spec that `to_json` wrote. Raises SpecError for anything else; unknown keys are refused by name."""
         try:
             values = json.loads(text)
-            frame = FrameSpec(**values.pop("frame"))
+            frame, camera = FrameSpec(**values.pop("frame")), values.pop("camera", None)
             trained_on = tuple(values.pop("trained_on", ()))
-            return cls(frame=frame, trained_on=trained_on, **values)
+            return cls(frame=frame, camera=camera and FrameSpec(**camera), trained_on=trained_on, **values)
         except SpecError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -22,6 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import edgecrack
 from edgecrack.errors import ExportError, SpecError
+from edgecrack.export.camera import fitted, scaled_back
+from edgecrack.fitting import Fit
 from edgecrack.models import CrackNet, model_class, rgb_from_frames
 from edgecrack.models.cacpnet import Attention
 from edgecrack.onnx_graph import INPUT, OUTPUT, write_onnx
@@ -31,21 +33,27 @@ OPSET = 18  # TensorRT 10.3's parser (JetPack 6) takes it, and torch's exporter 
 
 
 class Deployable(nn.Module):
-    """A net with everything around it: uint8 (N, H, W, 3) BGR frames -> uint8 (N, H, W) crack probability, 0..255."""
+    """A net with everything around it: uint8 (N, H, W, C) frames -> uint8 (N, H, W) crack probability, 0..255.
 
-    def __init__(self, net: CrackNet) -> None:
+    C is 3 (BGR) or 4 (BGRx); H and W are those of `fit`, which takes them to the net's size and back.
+    """
+
+    def __init__(self, net: CrackNet, fit: Fit) -> None:
         super().__init__()
         self.net = net
+        self.fit = fit
 
     def forward(self, frames: Tensor) -> Tensor:
-        logits = self.net(self.net.prepare(rgb_from_frames(frames)))
-        return (torch.sigmoid(logits)[:, 0] * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+        logits = self.net(self.net.prepare(rgb_from_frames(fitted(frames, self.fit))))
+        levels = scaled_back(torch.sigmoid(logits) * 255, self.fit)
+        return (levels[:, 0] + 0.5).clamp(0, 255).to(torch.uint8)
 
 
 def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
-    """Write `model` to `path` as ONNX in float32: `frames` uint8 (N, H, W, 3) BGR -> `probability` uint8 (N, H, W).
+    """Write `model` to `path` as ONNX in float32: `frames` uint8 (N, H, W, C) -> `probability` uint8 (N, H, W).
 
-    N, H and W are `spec.batch` and `spec.frame`, fixed. `model` is not altered; it is exported in evaluation mode.
+    N, H, W and C are `spec.input_shape`, fixed: with a `spec.camera` the graph fits its frames to `spec.frame` and
+    scales the answer back, as `edgecrack.fitting` does on the host. `model` is not altered; it is exported in evaluation mode.
     Weights keep their parameter names, whatever the size, with "net." in front.
     Raises SpecError when `model` is not the net that `spec` names or the size does not fit it, ExportError when torch
     or ONNX cannot do it, SourceError when the file cannot be written.
@@ -53,22 +61,32 @@ def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[st
     if not isinstance(model, model_class(spec.name)):
         raise SpecError(f"the spec names {spec.name}, the model is a {type(model).__name__}")
     spec.frame.check_stride(model.stride)
-    deployable = Deployable(exportable(model)).eval()
+    camera = spec.input_frame
+    deployable = Deployable(exportable(model), Fit.of(camera.height, camera.width, spec.frame)).eval()
     spec = replace(
         spec,
         precision="fp32",
         versions={"edgecrack": edgecrack.__version__, "onnx": onnx.__version__, "torch": torch.__version__},
     )
-    return write_onnx(_traced(deployable, spec.frame, spec.batch), spec, path)
+    return write_onnx(_traced(deployable, spec), spec, path)
 
 
-def reference_from_model(model: CrackNet) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What an export of `model` must answer: a function from uint8 (N, H, W, 3) BGR to uint8 (N, H, W), in torch."""
-    deployable = Deployable(copy.deepcopy(model)).eval()
+def reference_from_model(
+    model: CrackNet, frame: FrameSpec | None = None
+) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """What an export of `model` must answer: a function from uint8 (N, H, W, 3) BGR to uint8 (N, H, W), in torch.
+
+    The net runs at `frame`, to which other frames are fitted on the host; without one, at the frames' own size.
+    """
+    net = copy.deepcopy(model)
 
     def probability(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = frames.shape[1:3]
+        fit = Fit.of(height, width, frame or FrameSpec(height, width))
+        deployable = Deployable(net, Fit.of(fit.frame.height, fit.frame.width, fit.frame)).eval()
         with torch.inference_mode():
-            return np.asarray(deployable(torch.from_numpy(np.ascontiguousarray(frames))).numpy())
+            answers = deployable(torch.from_numpy(np.stack([fit.apply(image) for image in frames]))).numpy()
+        return np.stack([fit.undo(answer) for answer in answers])
 
     return probability
 
@@ -96,9 +114,9 @@ def _fold(block: nn.Sequential) -> None:
             block[index], block[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def _traced(deployable: Deployable, frame: FrameSpec, batch: int) -> ModelProto:
+def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
     model: ModelProto
-    frames = torch.zeros(batch, frame.height, frame.width, 3, dtype=torch.uint8)
+    frames = torch.zeros(spec.input_shape, dtype=torch.uint8)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -116,9 +134,9 @@ def _traced(deployable: Deployable, frame: FrameSpec, batch: int) -> ModelProto:
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch adds pages of advice to it
-        raise ExportError(f"torch {torch.__version__} could not export this net at {frame}: {cause}") from error
+        raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {cause}") from error
     if not same:
-        raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {frame}")
+        raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
     return model
 
 

@@ -24,7 +24,7 @@ class Detection:
     """The cracks of one frame.
 
     Attributes:
-        answer: what the net said, uint8 (frame.height, frame.width), at the net's size.
+        answer: what the model said, uint8 (frame.height, frame.width), at the size that it takes.
         fit: where the frame lies in it.
         threshold: the probability from which a pixel is crack, in (0, 1].
         speed: milliseconds per stage: "preprocess", "inference" (from handing over to answer; in a stream that includes
@@ -107,11 +107,11 @@ class Detection:
     def plot(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A copy of the frame, uint8 (height, width, 3) BGR, with the cracks tinted and outlined from outside.
 
-        Raises FrameError when `image` is not a frame of this size.
+        `image` is the frame, BGR or BGRx. Raises FrameError when it is not a frame of this size.
         """
-        check_frame(image)
-        FrameSpec(self.height, self.width).check(image)
-        overlay = np.array(image)
+        check_frame(image, "bgrx")
+        overlay = np.array(image[:, :, :3])
+        FrameSpec(self.height, self.width).check(overlay)
         left, top, width, height = cv2.boundingRect(self.mask.view(np.uint8))
         if not width:
             return overlay

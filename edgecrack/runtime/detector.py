@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import EngineError
-from edgecrack.fitting import Fit
+from edgecrack.fitting import Fit, with_pixels
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
@@ -61,11 +61,12 @@ class CrackDetector(Closing):
         self._threshold = check_threshold(threshold)
 
     def run(self, frame: NDArray[np.uint8]) -> Detection:
-        """The cracks in one frame, uint8 (H, W, 3) BGR, of any size.
+        """The cracks in one frame, uint8 (H, W, 3) BGR, of any size; a BGRx model takes uint8 (H, W, 4) too.
 
+        One of the size and pixels that the model takes is handed over as it is, without a copy.
         Raises FrameError for anything else, EngineError when the detector is busy, closed or its library fails.
         """
-        check_frame(frame)
+        check_frame(frame, self.spec.pixels)
         with self._turn():
             return self._collect(self._submit([frame]))[0]
 
@@ -84,7 +85,7 @@ class CrackDetector(Closing):
             try:
                 while in_flight or end is None:
                     while end is None and len(in_flight) < self.backend.depth:
-                        batch, end = _take(coming, self.spec.batch)
+                        batch, end = _take(coming, self.spec)
                         if batch:
                             in_flight.append((batch, self._submit([frame.image for frame in batch])))
                     if in_flight:
@@ -104,8 +105,8 @@ class CrackDetector(Closing):
 
     def _submit(self, images: list[NDArray[np.uint8]]) -> _Call:
         start = perf_counter()
-        fits = [_fit(image.shape[0], image.shape[1], self.spec.frame) for image in images]
-        fitted = [fit.apply(image) for fit, image in zip(fits, images, strict=True)]
+        fits = [_fit(image.shape[0], image.shape[1], self.spec.input_frame) for image in images]
+        fitted = [with_pixels(fit.apply(image), self.spec.pixels) for fit, image in zip(fits, images, strict=True)]
         fitted += fitted[-1:] * (self.spec.batch - len(fitted))
         frames = np.stack(fitted) if len(fitted) > 1 else np.ascontiguousarray(fitted[0])[np.newaxis]
         submitted = perf_counter()
@@ -148,13 +149,13 @@ class _Call:
     submitted: float
 
 
-def _take(coming: Iterator[Frame], count: int) -> tuple[list[Frame], Exception | None]:
-    """Up to `count` frames, and what ended the source: StopIteration, its error, or None while it goes on."""
+def _take(coming: Iterator[Frame], spec: ModelSpec) -> tuple[list[Frame], Exception | None]:
+    """Up to a batch of frames, and what ended the source: StopIteration, its error, or None while it goes on."""
     batch: list[Frame] = []
-    while len(batch) < count:
+    while len(batch) < spec.batch:
         try:
             frame = next(coming)
-            check_frame(frame.image)
+            check_frame(frame.image, spec.pixels)
         except Exception as end:
             return batch, end
         batch.append(frame)

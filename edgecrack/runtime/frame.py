@@ -13,7 +13,8 @@ class Frame:
     """One picture of a source.
 
     Attributes:
-        image: uint8 (H, W, 3) BGR. It may be handed to the backend without a copy, so it is not to be written to.
+        image: uint8 (H, W, 3) BGR, or (H, W, 4) BGRx for a model that takes it. It may be handed to the backend without a
+            copy, so it is not to be written to.
         index: its place in the source, from 0.
         captured_at: seconds from the start of a video; None where the source knows no time, as for images.
         source: the image or video file it came from, or the name of the source.

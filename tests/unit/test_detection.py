@@ -103,7 +103,7 @@ def test_the_overlay_takes_a_frame_that_is_not_contiguous(probability):
     np.testing.assert_array_equal(detection.plot(image[:, ::-1]), detection.plot(image[:, ::-1].copy()))
 
 
-@pytest.mark.parametrize("shape", [(8, 9, 3), (16, 16, 3), (8, 8), (8, 8, 4)])
+@pytest.mark.parametrize("shape", [(8, 9, 3), (16, 16, 3), (8, 8), (8, 8, 2), (8, 9, 4)])
 def test_the_overlay_refuses_another_frame(probability, shape):
     with pytest.raises(FrameError, match="wanted"):
         Detection.of(probability, 0.5).plot(np.zeros(shape, np.uint8))

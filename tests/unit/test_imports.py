@@ -47,7 +47,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*FILES, "spec", "cuda_probe", "engine_file", "onnx_graph", "tensorrt_library"},
         {"onnx"},
     ),
-    "export.graph": ({*FILES, "spec", "fitting", "models", "onnx_graph", "export"}, {"numpy", "torch", "onnx", "onnxsim"}),
+    "export.graph": (
+        {*FILES, "spec", "fitting", "models", "onnx_graph", "export"},
+        {"numpy", "torch", "onnx", "onnxsim"},
+    ),
     "export.camera": ({"fitting"}, {"torch"}),
     "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
     "training": (

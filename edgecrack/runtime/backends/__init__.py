@@ -33,8 +33,8 @@ class Backend(Protocol):
         """How many calls may be in flight."""
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
-        """Start on uint8 (N, H, W, 3) BGR, contiguous, N, H and W those of the spec; `frames` is not copied and not to
-        be written to before its answer was collected.
+        """Start on contiguous uint8 (N, H, W, C), shaped as `spec.input_shape`, BGR or BGRx; `frames` is not copied and
+        not to be written to before its answer was collected.
 
         Raises EngineError when `depth` calls are in flight or the library fails, FrameError for another shape or type.
         """

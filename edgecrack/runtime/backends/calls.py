@@ -24,12 +24,12 @@ class Calls(ABC):
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self._shape = (spec.batch, spec.frame.height, spec.frame.width, 3)
+        self._shape = spec.input_shape
         self._waiting: deque[Callable[[], Answer]] = deque()
         self._closed = False
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
-        """Start on uint8 (N, H, W, 3); see `Backend.submit`."""
+        """Start on uint8 (N, H, W, C); see `Backend.submit`."""
         self._check_open()
         if len(self._waiting) >= self.depth:
             raise EngineError(f"{self.depth} calls are in flight, as many as {self.name} takes; collect one first")
@@ -70,8 +70,8 @@ class Calls(ABC):
 
 def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
     """Raise EngineError unless the inputs and outputs of a graph, name -> (type, shape), are what `spec` promises."""
-    shape = (spec.batch, spec.frame.height, spec.frame.width)
-    wanted = {"frames": ("uint8", (*shape, 3)), "probability": ("uint8", shape)}
+    shape = spec.input_shape
+    wanted = {"frames": ("uint8", shape), "probability": ("uint8", shape[:3])}
     if ends != wanted:
         raise EngineError(f"its graph is not what its spec says: wanted {wanted}, got {ends}; export it again")
 

@@ -1,0 +1,65 @@
+"""Fitting frames as part of a graph: what `edgecrack.fitting` does on the host, in operators that engines run.
+
+Exported, it is Cast, Slice, AveragePool, Resize and Gather, in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgecrack.fitting import Fit
+
+# A half goes up, as in OpenCV. From 1080p one pixel in 256 is a tie, which an engine whose weights are off in the last bit
+# may see from below: hence a little more than a half.
+HALF = 0.5 + 2**-10
+
+
+def fitted(frames: Tensor, fit: Fit) -> Tensor:
+    """uint8 (N, H, W, 3 or 4) BGR or BGRx -> float32 (N, h, w, 3) BGR, whole numbers in 0..255, as `Fit.apply`."""
+    image = frames.to(torch.float32)[..., :3]
+    if fit.is_exact:
+        return image
+    image = shrink(image.permute(0, 3, 1, 2), fit.inner_height, fit.inner_width)
+    image = mirrored(mirrored(image, 2, fit.frame.height), 3, fit.frame.width)
+    return image.permute(0, 2, 3, 1)
+
+
+def scaled_back(levels: Tensor, fit: Fit) -> Tensor:
+    """float32 (N, 1, h, w) in 0..255 -> float32 (N, 1, H, W), yet to be rounded, as `Fit.undo`."""
+    if fit.is_exact:
+        return levels
+    return linear(rounded(levels[:, :, : fit.inner_height, : fit.inner_width]), fit.height, fit.width)
+
+
+def shrink(image: Tensor, height: int, width: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, height, width) by exact halving as long as it goes, then linear; rounded as uint8 is."""
+    while image.shape[2] >= 2 * height and image.shape[3] >= 2 * width:
+        image = rounded(F.avg_pool2d(image, 2))
+    return image if image.shape[2:] == (height, width) else rounded(linear(image, height, width))
+
+
+def rounded(image: Tensor) -> Tensor:
+    """To whole numbers, as the host's uint8 images are at every step."""
+    return torch.floor(image + HALF)
+
+
+def linear(image: Tensor, height: int, width: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, height, width); the same tensor where it has that size."""
+    if image.shape[2:] == (height, width):
+        return image
+    return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def mirrored(image: Tensor, axis: int, length: int) -> Tensor:
+    """`image` continued along `axis` up to `length` by reflection, which may come back and forth more than once.
+
+    By index, since a Pad may not be longer than what it reflects.
+    """
+    size = image.shape[axis]
+    if size == length:
+        return image
+    period = max(1, 2 * (size - 1))
+    index = [min(place % period, -place % period) for place in range(length)]
+    return image.index_select(axis, torch.tensor(index))
