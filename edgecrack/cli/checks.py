@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import typer
 
 
 def checks() -> None:
-    """Print versions, CPU features, backends and what OpenCV can do here."""
+    """Print versions, the machine, its GPU, backends and what OpenCV can do here, and a verdict on each feature."""
     for title, rows in (
         ("Versions", _versions()),
         ("Machine", _machine()),
+        ("GPU", _gpu()),
         ("Backends", _backends()),
         ("Video", _video()),
+        ("What works here", _verdicts()),
     ):
         typer.echo(title)
         for name, value in rows.items():
@@ -32,7 +36,8 @@ def _versions() -> dict[str, str]:
 
     import edgecrack
 
-    packages = ("numpy", "opencv-python", "openvino", "onnxruntime", "onnx", "torch", "safetensors", "av", "matplotlib")
+    packages = ["numpy", "opencv-python", "openvino", "onnxruntime", "onnx", "torch", "safetensors", "av", "matplotlib"]
+    packages += ["tensorrt", "tensorrt-rtx", "cuda-bindings", "pycuda"]
     return {
         "edgecrack": edgecrack.__version__,
         "python": platform.python_version(),
@@ -43,6 +48,8 @@ def _machine() -> dict[str, str]:
     import os
     import platform
     from pathlib import Path
+
+    from edgecrack.runtime import board
 
     rows = {"system": platform.platform(), "architecture": platform.machine()}
     rows["cores"] = str(len(os.sched_getaffinity(0)))
@@ -55,27 +62,75 @@ def _machine() -> dict[str, str]:
         ("dot product (Arm)", {"asimddp"}),
     ):
         rows[feature] = "yes" if words & flags else "no"
-    rows["NVIDIA driver"] = "yes" if _library("libcuda.so.1") else "no"
-    return rows
+    rows["memory free"] = f"{board.available_memory() / 2**30:.1f} GiB"
+    return rows | _board()
 
 
-def _library(name: str) -> bool:
-    import ctypes
+def _board() -> dict[str, str]:
+    """What a Jetson tells, and what of it other machines do."""
+    from edgecrack.runtime import board
+
+    rows = {"board": board.model(), "JetPack": board.jetpack(), "power mode": board.power_mode()}
+    rows["temperatures"] = ", ".join(f"{zone} {value:.0f} C" for zone, value in board.temperatures().items())
+    rows["power"] = ", ".join(f"{rail} {value:.1f} W" for rail, value in board.power().items())
+    rows["clocks"] = ", ".join(f"{name} {now:.0f} of {most:.0f} MHz" for name, (now, most) in board.clocks().items())
+    return {name: value for name, value in rows.items() if value}
+
+
+def _gpu() -> dict[str, str]:
+    from edgecrack.cuda_probe import probe
+    from edgecrack.errors import EngineError
 
     try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+        gpu = probe()
+    except EngineError as error:
+        return {"CUDA": f"no: {error}"}
+    kind = "shares memory with the CPU" if gpu.integrated else "memory of its own"
+    return {"CUDA": f"yes, {gpu.cuda}", "GPU": f"{gpu.name}, compute capability {gpu.compute_capability}, {kind}"}
 
 
 def _backends() -> dict[str, str]:
-    rows = {}
-    for name, package in (("openvino", "openvino"), ("onnxruntime", "onnxruntime")):
-        version = _version(package)
-        rows[name] = f"yes, {version}" if version != "not installed" else "no: pip install 'edgecrack[cpu]'"
-    rows["tensorrt"] = "no: this version runs on the CPU only"
-    return rows
+    return {
+        "openvino": _one_of(("openvino",), "cpu"),
+        "onnxruntime": _one_of(("onnxruntime",), "cpu"),
+        "TensorRT": _one_of(("tensorrt",), "tensorrt-pip"),
+        "TensorRT for RTX": _one_of(("tensorrt_rtx",), "rtx"),
+        "CUDA from Python": _one_of(("cuda.bindings", "pycuda"), "tensorrt"),
+    }
+
+
+def _verdicts() -> dict[str, str]:
+    """Feature -> yes, or no and what it lacks."""
+    rows = {"CUDA": _gpu()["CUDA"]} | _backends() | _video()
+    needs: dict[str, list[tuple[str, ...]]] = {
+        "cracks on the CPU": [("openvino", "onnxruntime")],
+        "engines for this GPU": [("TensorRT", "TensorRT for RTX"), ("CUDA",), ("CUDA from Python",)],
+        "engines for RTX GPUs": [("TensorRT for RTX",)],
+        "overlay video": [("H.264 writing",)],
+        "CSI camera": [("OpenCV GStreamer",)],
+    }
+    return {feature: _verdict(wanted, rows) for feature, wanted in needs.items()}
+
+
+def _verdict(wanted: list[tuple[str, ...]], rows: dict[str, str]) -> str:
+    """Yes when of each group one row says so."""
+    lacking = [
+        " or ".join(group)
+        for group in wanted
+        if not any(rows.get(name, "").lower().startswith("yes") for name in group)
+    ]
+    return f"no: it lacks {', '.join(lacking)}" if lacking else "yes"
+
+
+def _one_of(modules: tuple[str, ...], extra: str) -> str:
+    """Yes and which one, or no and how to get it. Nothing is imported: a broken library should not end the checks."""
+    from importlib.util import find_spec
+
+    for module in modules:
+        with suppress(ModuleNotFoundError):  # of the package that the module is in
+            if find_spec(module):
+                return f"yes, {module}"
+    return f"no: pip install 'edgecrack[{extra}]'"
 
 
 def _video() -> dict[str, str]:
