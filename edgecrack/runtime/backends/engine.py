@@ -1,0 +1,170 @@
+"""From an engine file to the backend that runs it: what could crash TensorRT is found out before TensorRT is touched."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecrack.cuda_probe import Gpu, probe
+from edgecrack.engine_file import EngineRecord, mismatch, read_plan, read_record
+from edgecrack.errors import EngineError, SourceError
+from edgecrack.files import write_atomic
+from edgecrack.runtime.backends.calls import check_ends
+from edgecrack.runtime.backends.cuda import Cuda, open_cuda
+from edgecrack.runtime.backends.tensorrt import SharedEngine, TensorRtBackend
+from edgecrack.tensorrt_library import FLAVOURS, forget_lines, last_lines, load_tensorrt, tensorrt_logger
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+ZERO_COPY_VARIABLE = "EDGECRACK_ZERO_COPY"  # of the environment: 1 or 0 in place of what the GPU suggests
+
+_log = logging.getLogger("edgecrack.tensorrt")
+
+
+def open_engine(
+    path: str | os.PathLike[str],
+    *,
+    device: int = 0,
+    cuda_library: str = "auto",
+    graphs: bool = True,
+    zero_copy: bool | None = None,
+) -> TensorRtBackend:
+    """Load the engine file at `path` on the GPU with index `device`.
+
+    `cuda_library` is as in `open_cuda`, `graphs` and `zero_copy` as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes
+    the place of None. Raises EngineMismatch, with the command that builds it anew, for an engine of another GPU, TensorRT
+    or CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
+    TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library.
+    """
+    record = read_record(path)
+    plan = read_plan(path, record)
+    _check_gpu(path, record, probe(device))
+    _check_version(path, record)
+    if zero_copy is None and os.environ.get(ZERO_COPY_VARIABLE):
+        zero_copy = os.environ[ZERO_COPY_VARIABLE] != "0"
+    cuda = open_cuda(device, cuda_library)
+    engine = _shared_engine(cuda, record, plan, Path(path))
+    return TensorRtBackend(engine, graphs=graphs, zero_copy=zero_copy)
+
+
+def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> None:
+    if gpu.compute_capability not in record.compute_capabilities:
+        built = f"compute capability {' or '.join(record.compute_capabilities)}" + (
+            f" ({record.gpu})" if record.gpu else ""
+        )
+        raise mismatch(path, record, f"it was built for {built}, this GPU has {gpu.compute_capability} ({gpu.name})")
+    built_cuda, cuda = (version.partition(".")[0] for version in (record.cuda, gpu.cuda))
+    if built_cuda and built_cuda != cuda:
+        raise mismatch(path, record, f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}")
+
+
+def _check_version(path: str | os.PathLike[str], record: EngineRecord) -> None:
+    if record.flavour not in FLAVOURS:
+        raise mismatch(
+            path, record, f"it was built by {record.flavour!r}, which this version of edgecrack does not know"
+        )
+    version = load_tensorrt(record.flavour).__version__
+    if version != record.version:
+        name = FLAVOURS[record.flavour]
+        raise mismatch(path, record, f"it was built by {name} {record.version}, here is {version}")
+
+
+def _shared_engine(cuda: Cuda, record: EngineRecord, plan: bytes, path: Path) -> SharedEngine:
+    try:
+        with cuda.current():
+            loaded = _LoadedPlan(record, plan, path)
+    except BaseException:
+        cuda.close()
+        raise
+    return SharedEngine(record.spec, cuda, loaded.context, loaded.release)
+
+
+class _LoadedPlan:
+    """TensorRT's own objects, in the order in which each needs the one before: runtime, engine, configuration."""
+
+    def __init__(self, record: EngineRecord, plan: bytes, path: Path) -> None:
+        """Raises EngineError when TensorRT does not take the plan, or it is not what the record says."""
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = load_tensorrt(record.flavour)
+        forget_lines()
+        self._name = f"{FLAVOURS[record.flavour]} {record.version}"
+        try:
+            self._runtime: trt.Runtime | None = trt.Runtime(tensorrt_logger(trt))
+        except TypeError as error:  # what the binding makes of a runtime that is none
+            raise self._failed("cannot begin") from error
+        self._engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise self._failed(f"cannot load {path}")
+        check_ends(record.spec, _ends(self._engine))
+        self._configuration = _RuntimeConfiguration(self._engine, path) if record.flavour == "tensorrt_rtx" else None
+
+    def context(self) -> trt.IExecutionContext:
+        """A new execution context. Raises EngineError when there is too little memory for it."""
+        forget_lines()
+        if self._engine is None:
+            raise EngineError("this engine is closed; open it again")
+        arguments = self._configuration.arguments if self._configuration else ()
+        context = self._engine.create_execution_context(*arguments)
+        if context is None:
+            raise self._failed("cannot make an execution context, most often for too little GPU memory")
+        return context
+
+    def release(self) -> None:
+        """Free the engine, then the runtime; no context may be left."""
+        if self._configuration:
+            self._configuration.save()
+        self._configuration = None
+        self._engine = None
+        self._runtime = None
+
+    def _failed(self, what: str) -> EngineError:
+        return EngineError(": ".join(filter(None, (f"{self._name} {what}", last_lines()))))
+
+
+def _ends(engine: trt.ICudaEngine) -> dict[str, tuple[str, tuple[object, ...]]]:
+    """The inputs and outputs of an engine: name -> (type, shape)."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    return {name: (engine.get_tensor_dtype(name).name.lower(), tuple(engine.get_tensor_shape(name))) for name in names}
+
+
+class _RuntimeConfiguration:
+    """TensorRT for RTX compiles its kernels when an engine first runs: what it compiled is kept beside the engine.
+
+    What it cannot use, because it is junk or of another driver, it does not take.
+    """
+
+    def __init__(self, engine: Any, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.cache")
+        self._cache: Any = None
+        self.arguments: tuple[Any, ...] = ()  # of `create_execution_context`
+        if not hasattr(engine, "create_runtime_config"):
+            return
+        configuration = engine.create_runtime_config()
+        self.arguments = (configuration,)
+        if hasattr(configuration, "create_runtime_cache"):
+            self._cache = configuration.create_runtime_cache()
+            self._stored = self._read()
+            if self._stored and not self._cache.deserialize(self._stored):
+                _log.info("%s is not used: it is junk, or of another GPU, driver or TensorRT", self._path)
+            configuration.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Write what was compiled, if it is more than there was; a folder that cannot be written to is no error."""
+        content = bytes(memoryview(self._cache.serialize())) if self._cache else b""
+        if not content or content == self._stored:
+            return
+        try:
+            write_atomic(self._path, content)
+        except SourceError as error:
+            _log.info("the next start compiles again: %s", error)
+
+    def _read(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            return b""
