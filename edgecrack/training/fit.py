@@ -75,7 +75,7 @@ CAUTION = 0.02  # of F1 that the shipped threshold may cost, for fewer false ala
 # What "fast" is for each net: found to train a compact one on a few CPU cores within an hour.
 FAST: dict[str, dict[str, float]] = {
     "aelf-unet": {"learning_rate": 7e-4, "warm_up_cross_entropy": 0.1, "cross_entropy": 1.0},
-    "cacpnet": {"cross_entropy": 1.0},
+    "cacpnet": {"cross_entropy": 3.0},
     "msfnet": {},
     "scnet": {},
 }
@@ -124,9 +124,11 @@ class Trainer:
 
         Args:
             report: takes a progress line, about every 20 seconds.
-            validate_every: seconds between validations; each may write the best checkpoint and writes the last.
+            validate_every: seconds between validations, more where they would take over a twentieth of the time; each may
+                write the best checkpoint and writes the last.
         """
         losses: list[float] = []
+        validating = 0.0
         began, reported, validated = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
         try:
             with ThreadPoolExecutor(1) as ahead:
@@ -141,9 +143,11 @@ class Trainer:
                     if time.monotonic() - reported > 20:
                         report(self._line(losses[-100:]))
                         reported = time.monotonic()
-                    if time.monotonic() - validated > validate_every:
+                    if time.monotonic() - validated > max(validate_every, 20 * validating):
+                        validating = -time.monotonic()
                         report(self._validate(losses[-100:]))
                         validated = time.monotonic()
+                        validating += validated
             report(self._validate(losses[-100:]))
         except (KeyboardInterrupt, SourceError, FrameError):  # also of a frame that cannot be read in hour three
             self._save()
