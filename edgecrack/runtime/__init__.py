@@ -1,6 +1,7 @@
 """Streaming frames through a model file: numpy, OpenCV and one inference library, never torch."""
 
 from edgecrack.runtime.backends import Backend, open_backend
+from edgecrack.runtime.backends.engine import open_engine
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
 from edgecrack.runtime.frame import Frame
@@ -21,5 +22,6 @@ __all__ = [
     "Source",
     "VideoWriter",
     "open_backend",
+    "open_engine",
     "open_source",
 ]

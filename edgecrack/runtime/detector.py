@@ -30,7 +30,7 @@ class CrackDetector(Closing):
     """Finds cracks in frames of any size.
 
     One call at a time: a second thread that calls meanwhile is refused with an EngineError, and so is a `run` while a
-    `stream` is not finished. Give each thread a detector of its own.
+    `stream` is not finished. Give each thread a detector of its own: `clone()`.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class CrackDetector(Closing):
     ) -> None:
         """Load a model file, or take over an open Backend, which `close` then closes.
 
-        `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino" or "onnxruntime".
-        Raises EngineError, MissingDependency or SpecError.
+        `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino", "onnxruntime"
+        or "tensorrt". Raises EngineError, MissingDependency or SpecError.
         """
         self._threshold = None if threshold is None else check_threshold(threshold)
         self.backend = open_backend(model, backend) if isinstance(model, (str, os.PathLike)) else model
@@ -98,6 +98,13 @@ class CrackDetector(Closing):
             if not isinstance(end, StopIteration):
                 raise end
 
+    def clone(self) -> CrackDetector:
+        """A second detector for another thread, with the threshold that this one has now; each is closed by itself.
+
+        On TensorRT the two share the engine. Raises EngineError when this one is closed or memory is short.
+        """
+        return CrackDetector(self.backend.clone(), threshold=self._threshold)
+
     def close(self) -> None:
         """Let go of the model; a second call does nothing."""
         self._closed = True
@@ -132,7 +139,7 @@ class CrackDetector(Closing):
             raise EngineError("this detector is closed; make a new CrackDetector")
         if not self._lock.acquire(blocking=False):
             raise EngineError(
-                "this detector is busy with another run or an unfinished stream; give each thread its own CrackDetector"
+                "this detector is busy with another run or an unfinished stream; give each thread its own CrackDetector: clone()"
             )
         try:
             yield

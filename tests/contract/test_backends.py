@@ -120,6 +120,21 @@ def test_any_thread_may_call(backend):
     assert_answer(answers[0], noise(5))
 
 
+def test_a_clone_has_calls_of_its_own_and_outlives_the_first(backend, name, spec):
+    clone = backend.clone()
+    assert (clone.name, clone.spec) == (name, spec)
+    for opened, first in ((backend, 0), (clone, 5)):
+        for seed in range(first, first + opened.depth):
+            opened.submit(noise(seed))
+    assert_answer(backend.collect(), noise(0))
+    assert_answer(clone.collect(), noise(5))
+    backend.close()
+    assert_answer(clone.collect(), noise(6))
+    with pytest.raises(EngineError, match="closed; open it again"):
+        backend.clone()
+    clone.close()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
 def test_a_model_that_was_cut_short_is_one_line_that_names_it(model, tmp_path, name, share):
     data = model.read_bytes()
@@ -206,10 +221,12 @@ def test_auto_without_any_library_names_the_extra(model, name, monkeypatch):
 
 
 def test_what_is_not_supported_is_said(tmp_path, name):
-    with pytest.raises(SpecError, match="a backend is one of auto, openvino, onnxruntime, got 'tpu'"):
+    with pytest.raises(SpecError, match="a backend is one of auto, openvino, onnxruntime, tensorrt, got 'tpu'"):
         open_backend(tmp_path / "a.onnx", "tpu")
-    with pytest.raises(EngineError, match=r"a\.engine: TensorRT engines are not supported by this version yet"):
+    with pytest.raises(EngineError, match=rf"a\.engine is an engine: it runs on tensorrt and not on {name}"):
         open_backend(tmp_path / "a.engine", name)
+    with pytest.raises(EngineError, match=r"a\.onnx is no engine.* edgecrack build .*a\.onnx"):
+        open_backend(tmp_path / "a.onnx", "tensorrt")
 
 
 def test_loading_a_model_reports_to_nobody_and_leaves_nothing_behind(model, name, tmp_path):

@@ -306,12 +306,27 @@ def test_a_second_thread_is_refused_while_the_first_runs(recorder):
     thread.start()
     while not recorder.waiting:
         time.sleep(0.001)
-    with pytest.raises(EngineError, match=r"busy.*give each thread its own CrackDetector"):
+    with pytest.raises(EngineError, match=r"busy.*give each thread its own CrackDetector: clone\(\)"):
         detector.run(grey(4))
     recorder.gate.set()
     thread.join()
     assert first[0].probability[0, 0] == 3
     assert detector.run(grey(4)).probability[0, 0] == 4
+
+
+def test_a_clone_works_for_a_second_thread_with_the_threshold_of_then(detector):
+    detector.threshold = 0.7
+    stream = detector.stream([grey(10 * index) for index in range(9)])
+    next(stream)
+    found = []
+    with detector.clone() as clone:
+        detector.threshold = 0.2
+        thread = threading.Thread(target=lambda: found.append(clone.run(grey(200))))
+        thread.start()
+        thread.join()
+    assert abs(int(found[0].probability[0, 0]) - 200) <= 1
+    assert found[0].threshold == 0.7
+    assert len(list(stream)) == 8
 
 
 def test_a_run_is_refused_while_a_stream_is_not_finished(recorder):

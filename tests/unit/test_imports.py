@@ -37,12 +37,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*PICTURES, "fitting", "runtime"},
         {"numpy", "cv2", "openvino", "onnxruntime", "av"},
     ),
+    "runtime.backends.tensorrt": ({"errors", "spec", "runtime", "tensorrt_library"}, {"numpy"}),
+    "runtime.backends.engine": ({*FILES, "cuda_probe", "engine_file", "runtime", "tensorrt_library"}, set()),
+    "runtime.backends.cuda": ({"errors", "cuda_probe", "runtime"}, {"numpy", "cuda", "pycuda"}),
     "evaluation": ({*PICTURES, "dataset", "metrics", "runtime", "evaluation"}, {"numpy", "cv2", "matplotlib"}),
     "calibration": (
         {*PICTURES, "dataset", "fitting", "metrics", "onnx_graph", "calibration"},
         {"numpy", "cv2", "onnx", "onnxruntime"},
     ),
-    "export": ({*FILES, "spec", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
+    "export": ({*FILES, "spec", "fitting", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
     "export.engine": (
         {*FILES, "spec", "cuda_probe", "engine_file", "onnx_graph", "tensorrt_library"},
         {"onnx"},

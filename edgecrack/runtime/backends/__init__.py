@@ -14,7 +14,8 @@ from edgecrack.errors import EngineError, MissingDependency, SpecError
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import ModelSpec
 
-BACKENDS = ("openvino", "onnxruntime")  # in the order that "auto" prefers them
+BACKENDS = ("openvino", "onnxruntime")  # for ONNX, in the order that "auto" prefers them
+ENGINE_BACKEND = "tensorrt"  # for engines, and nothing else is
 
 
 class Backend(Protocol):
@@ -45,24 +46,36 @@ class Backend(Protocol):
         Raises EngineError when nothing is in flight or the library failed.
         """
 
+    def clone(self) -> Backend:
+        """The same model for another thread, with calls of its own; each is closed by itself. Raises EngineError."""
+
     def close(self) -> None:
         """Wait for what is in flight and let go of the model."""
 
 
 def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend:
-    """Load the model file at `path`; "auto" takes OpenVINO where it is installed, else ONNX Runtime.
+    """Load the model file at `path`: an engine goes to "tensorrt", of which `open_engine` has the finer choices; for ONNX
+    "auto" takes OpenVINO where it is installed, else ONNX Runtime.
 
     INT8 for TensorRT (signed activations) goes to ONNX Runtime, the numeric reference: OpenVINO 2026.4 answers with noise
     for such an aelf-unet, and is refused.
 
     Raises SpecError for an unknown `backend`, MissingDependency when its library is not installed, EngineError when the
-    file is missing, damaged or not an edgecrack model.
+    file is missing, damaged or not an edgecrack model, EngineMismatch when an engine is of another machine.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise SpecError(f"a backend is one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    if backend not in ("auto", *BACKENDS, ENGINE_BACKEND):
+        raise SpecError(f"a backend is one of auto, {', '.join(BACKENDS)}, {ENGINE_BACKEND}, got {backend!r}")
     path = Path(path)
     if path.suffix == ".engine":
-        raise EngineError(f"cannot load {path}: TensorRT engines are not supported by this version yet; load its ONNX")
+        if backend not in ("auto", ENGINE_BACKEND):
+            raise EngineError(
+                f"{path} is an engine: it runs on {ENGINE_BACKEND} and not on {backend}, which takes its ONNX"
+            )
+        from edgecrack.runtime.backends.engine import open_engine
+
+        return open_engine(path)
+    if backend == ENGINE_BACKEND:
+        raise EngineError(f"{path} is no engine, which {ENGINE_BACKEND} takes; build one: edgecrack build {path}")
     spec = read_spec(path)
     for_tensorrt = spec.target == "tensorrt" and spec.precision == "int8"
     if backend == "auto":

@@ -30,6 +30,7 @@ class OnnxRuntimeBackend(Calls):
 
     def __init__(self, path: Path) -> None:
         super().__init__(read_spec(path))
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         with library_errors(self.name, f"load {path}"):
@@ -37,6 +38,11 @@ class OnnxRuntimeBackend(Calls):
             ends = [*self._session.get_inputs(), *self._session.get_outputs()]
             check_ends(self.spec, {end.name: (end.type[len("tensor(") : -1], tuple(end.shape)) for end in ends})
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgecrack-onnxruntime")
+
+    def clone(self) -> OnnxRuntimeBackend:
+        """The file opened again; see `Backend.clone`."""
+        self._check_open()
+        return OnnxRuntimeBackend(self._path)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         running: Future[Any] = self._worker.submit(self._session.run, ["probability"], {"frames": frames})

@@ -40,12 +40,18 @@ class OpenVinoBackend(Calls):
 
     def __init__(self, path: Path) -> None:
         super().__init__(read_spec(path))
+        self._path = path
         with library_errors(self.name, f"load {path}"):
             model = openvino.Core().compile_model(str(path), "CPU", _OPTIONS)
             ends = [*model.inputs, *model.outputs]
             check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
             self._requests = [model.create_infer_request() for _ in range(self.depth)]
         self._idle = list(self._requests)
+
+    def clone(self) -> OpenVinoBackend:
+        """The file opened again; see `Backend.clone`."""
+        self._check_open()
+        return OpenVinoBackend(self._path)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         request = self._idle[-1]
