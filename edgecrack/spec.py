@@ -16,7 +16,7 @@ METADATA_KEY = "edgecrack"  # of the JSON inside safetensors and ONNX metadata
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 TARGETS = ("tensorrt", "cpu")
 PIXELS = {"bgr": 3, "bgrx": 4}  # how a graph takes its pixels -> bytes of one; what stands at x is not read
-CAMERA_LIMIT = 16384  # pixels a side; a frame of it takes 3 GiB as the graph computes on it
+CAMERA_SIDES = range(32, 16385)  # in pixels; the greatest frame takes 3 GiB as the graph computes on it
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,9 @@ class ModelSpec:
             raise SpecError(f"a target is one of {', '.join(TARGETS)}, got {self.target!r}")
         if self.pixels not in PIXELS:
             raise SpecError(f"pixels are one of {', '.join(PIXELS)}, got {self.pixels!r}")
-        if self.camera and max(self.camera.height, self.camera.width) > CAMERA_LIMIT:
-            raise SpecError(f"a camera has at most {CAMERA_LIMIT} pixels a side, got {self.camera}")
+        if self.camera and not {self.camera.height, self.camera.width}.issubset(CAMERA_SIDES):
+            least, most = CAMERA_SIDES[0], CAMERA_SIDES[-1]
+            raise SpecError(f"a camera's frame has {least} to {most} pixels a side, got {self.camera}")
         if not isinstance(self.batch, int) or self.batch < 1:
             raise SpecError(f"a batch is a whole number from 1, got {self.batch!r}")
         if not 0 < self.width <= 4:

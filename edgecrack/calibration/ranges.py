@@ -22,8 +22,9 @@ from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.placement import quantised_convolutions
 from edgecrack.errors import CalibrationError
 from edgecrack.files import write_atomic
+from edgecrack.fitting import with_pixels
 from edgecrack.onnx_graph import INPUT, read_onnx, session
-from edgecrack.spec import FrameSpec
+from edgecrack.spec import FrameSpec, ModelSpec
 
 VERSION = 1
 PERCENTILES = (99.9, 99.99, 99.999)
@@ -121,12 +122,12 @@ def measure_ranges(onnx_path: str | os.PathLike[str], frames: CalibrationFrames)
     model, spec = read_onnx(onnx_path)
     if spec.precision != "fp32":
         raise CalibrationError(f"ranges are measured on the fp32 graph, {onnx_path} is {spec.precision}")
-    if spec.frame != frames.frame:
-        raise CalibrationError(f"the graph takes {spec.frame}, the calibration frames are {frames.frame}")
+    if spec.input_frame != frames.frame:
+        raise CalibrationError(f"the graph takes {spec.input_frame}, the calibration frames are {frames.frame}")
     readers = {weight: node.input[0] for weight, node in quantised_convolutions(model).items()}
     spans = {name: _Span() for name in readers.values()}
     for names in _pieces(model, list(spans)):
-        _measure(model, names, frames, spec.batch, spans)
+        _measure(model, names, frames, spec, spans)
     inputs = {weight: spans[name].range(weight) for weight, name in readers.items()}
     return Ranges(spec.name, spec.frame, len(frames), frames.sha256, inputs)
 
@@ -172,11 +173,12 @@ class _Span:
 
 
 def _measure(
-    model: ModelProto, names: list[str], frames: CalibrationFrames, batch: int, spans: Mapping[str, _Span]
+    model: ModelProto, names: list[str], frames: CalibrationFrames, spec: ModelSpec, spans: Mapping[str, _Span]
 ) -> None:
     probe = _probe(model, names)
-    for images in iter(partial(_batch, iter(frames), batch), []):
-        full = np.stack(images + images[-1:] * (batch - len(images)))
+    given = (with_pixels(image, spec.pixels) for image in frames)
+    for images in iter(partial(_batch, given, spec.batch), []):
+        full = np.stack(images + images[-1:] * (spec.batch - len(images)))
         for name, values in zip(names, probe.run(names, {INPUT: full}), strict=True):
             spans[name].add(values[: len(images)].reshape(-1, values.shape[-1]))
 

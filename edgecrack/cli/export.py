@@ -24,7 +24,15 @@ def export(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint of `edgecrack train`; the shipped one if none.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the frames; the checkpoint's if none.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT that the net runs at; the checkpoint's if none.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of the frames, where the graph itself is to fit them to --size.")
+    ] = None,
+    pixels: Annotated[
+        str, typer.Option("--input", help="bgr, or bgrx for frames of four bytes a pixel, as GStreamer gives them.")
+    ] = "bgr",
     batch: Annotated[int, typer.Option(min=1, help="Frames a call.")] = 1,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision wherever it is not INT8.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8 convolutions.")] = False,
@@ -38,12 +46,14 @@ def export(
     """Export a net to ONNX: NAME.onnx always, and NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu when asked for.
 
     Each file is compared with the net on eight rendered frames, and on up to eight of the calibration frames, before it
-    gets its name. The last line on stdout is the path of the file asked for, or of its engine.
+    gets its name. With --calib and --camera the ranges are measured on frames of --size, fitted before they go in: the same
+    folder gives the same ranges, camera or none. The last line on stdout is the path of the file asked for, or of its engine.
     """
-    _check_options(fp16, int8, target, calib, ranges)
+    _check_options(pixels, fp16, int8, target, calib, ranges)
     _check_engine(engine, for_, target)
     capabilities = chosen(for_) if engine else ()
-    net, spec, shipped = _checkpoint(model, weights, size, batch)
+    net, spec, shipped = _checkpoint(model, weights)
+    spec = _as_asked(net, spec, size, camera, pixels, batch)
     if int8 and not (shipped or calib or ranges):
         from edgecrack.errors import SpecError
 
@@ -54,7 +64,7 @@ def export(
 
     path = folder.add("", lambda file: onnx_from_model(net, spec, file))
     if int8:
-        path = _int8(path, folder, _ranges(path, spec, calib, ranges), target, fp16)
+        path = _int8(path, folder, _ranges(path, net, spec, calib, ranges), target, fp16)
     elif fp16:
         from edgecrack.export.precision import fp16_from_onnx
 
@@ -72,7 +82,9 @@ def _check_engine(engine: bool, for_: str | None, target: str) -> None:
         raise typer.BadParameter("it is for --engine; add it", param_hint="--for")
 
 
-def _check_options(fp16: bool, int8: bool, target: str, calib: Path | None, ranges: Path | None) -> None:
+def _check_options(pixels: str, fp16: bool, int8: bool, target: str, calib: Path | None, ranges: Path | None) -> None:
+    if pixels not in ("bgr", "bgrx"):
+        raise typer.BadParameter(f"it is bgr or bgrx, got {pixels!r}", param_hint="--input")
     if target not in ("tensorrt", "cpu"):
         raise typer.BadParameter(f"it is tensorrt or cpu, got {target!r}", param_hint="--target")
     if target == "cpu" and fp16:
@@ -85,14 +97,11 @@ def _check_options(fp16: bool, int8: bool, target: str, calib: Path | None, rang
         raise typer.BadParameter("give the ranges or the folder to measure them on, not both", param_hint="--ranges")
 
 
-def _checkpoint(model: str, weights: Path | None, size: str | None, batch: int) -> tuple[CrackNet, ModelSpec, bool]:
-    """The net, its spec with the size and batch asked for, and whether it is the shipped one."""
-    from dataclasses import replace
-
+def _checkpoint(model: str, weights: Path | None) -> tuple[CrackNet, ModelSpec, bool]:
+    """The net, its spec, and whether it is the shipped one."""
     from edgecrack.errors import SpecError
     from edgecrack.models import model_class
     from edgecrack.models.checkpoint import load_checkpoint
-    from edgecrack.spec import FrameSpec
     from edgecrack.weights import weights_path
 
     model_class(model)
@@ -102,23 +111,48 @@ def _checkpoint(model: str, weights: Path | None, size: str | None, batch: int) 
     net, spec = load_checkpoint(path)
     if spec.name != model:
         raise SpecError(f"{path} holds {spec.name}, not {model}")
+    return net, spec, weights is None
+
+
+def _as_asked(
+    net: CrackNet, spec: ModelSpec, size: str | None, camera: str | None, pixels: str, batch: int
+) -> ModelSpec:
+    from dataclasses import replace
+
+    from edgecrack.spec import FrameSpec
+
     frame = FrameSpec.parse(size) if size else spec.frame
     frame.check_stride(net.stride)
-    return net, replace(spec, frame=frame, batch=batch), weights is None
+    return replace(spec, frame=frame, camera=FrameSpec.parse(camera) if camera else None, pixels=pixels, batch=batch)
 
 
-def _ranges(fp32: Path, spec: ModelSpec, calib: Path | None, ranges: Path | None) -> Ranges:
-    from edgecrack.calibration.frames import CalibrationFrames
-    from edgecrack.calibration.ranges import Ranges, measure_ranges
+def _ranges(fp32: Path, net: CrackNet, spec: ModelSpec, calib: Path | None, ranges: Path | None) -> Ranges:
+    from edgecrack.calibration.ranges import Ranges
     from edgecrack.weights import ranges_path
 
     if calib:
-        frames = CalibrationFrames.from_folder(calib, spec.frame)
-        _say(f"ranges: measuring on {len(frames)} frames of {calib}")
-        return measure_ranges(fp32, frames)
+        return _measured(fp32, net, spec, calib)
     found = Ranges.load(ranges or ranges_path(spec.name))
     _say(f"ranges: {ranges or 'the shipped ones'}, measured on {found.count} frames at {found.frame}")
     return found
+
+
+def _measured(fp32: Path, net: CrackNet, spec: ModelSpec, calib: Path) -> Ranges:
+    """On the graph that takes frames of the net's size: a picture smaller than the camera's is not blurred on the way."""
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from edgecrack.calibration.frames import CalibrationFrames
+    from edgecrack.calibration.ranges import measure_ranges
+    from edgecrack.export.graph import onnx_from_model
+
+    frames = CalibrationFrames.from_folder(calib, spec.frame)
+    _say(f"ranges: measuring on {len(frames)} frames of {calib}")
+    plain = replace(spec, camera=None, pixels="bgr")
+    if plain == spec:
+        return measure_ranges(fp32, frames)
+    with TemporaryDirectory() as folder:
+        return measure_ranges(onnx_from_model(net, plain, Path(folder) / fp32.name), frames)
 
 
 def _int8(fp32: Path, folder: _Folder, ranges: Ranges, target: str, fp16: bool) -> Path:
@@ -141,11 +175,11 @@ class _Folder:
         from edgecrack.export.graph import reference_from_model
         from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 
-        self.path, self.spec, self.reference = path, spec, reference_from_model(net)
-        height, width = spec.frame.height, spec.frame.width
+        self.path, self.spec, self.reference = path, spec, reference_from_model(net, spec.frame)
+        height, width = spec.input_frame.height, spec.input_frame.width
         self.frames = {"rendered": [rendered_frame(seed, height, width)[0] for seed in DEMO_SEEDS[:PARITY_FRAMES]]}
         if calib:
-            self.frames["calibration"] = list(CalibrationFrames.from_folder(calib, spec.frame, PARITY_FRAMES))
+            self.frames["calibration"] = list(CalibrationFrames.from_folder(calib, spec.input_frame, PARITY_FRAMES))
         _say(f"{'file':24} {'compared on':14} {'within 1/255':>12} {'largest':>8} {'mask F1':>8}")
 
     def add(self, kind: str, write: Callable[[Path], object]) -> Path:
