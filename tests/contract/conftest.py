@@ -1,3 +1,9 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -40,3 +46,25 @@ def spec():
 def model(tmp_path_factory, spec):
     """The path of such a model for frames of 64x48."""
     return write_mean_model(tmp_path_factory.mktemp("model") / "mean.onnx", spec)
+
+
+FAKE_CUDA = Path(__file__).parents[1] / "fake_cuda"
+
+
+@pytest.fixture(scope="session")
+def fake_cuda(tmp_path_factory):
+    """The environment of a process in which NVIDIA's driver is the one in tests/fake_cuda."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler for the stand-in of NVIDIA's driver")
+    folder = tmp_path_factory.mktemp("fake_cuda")
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib, fake_driver; fake_driver.build(pathlib.Path(sys.argv[1]))",
+            folder,
+        ],
+        check=True,
+        cwd=FAKE_CUDA,
+    )
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(FAKE_CUDA)}

@@ -46,6 +46,8 @@ void fake_fail(const char *function, int call, int code, int forever) {
     snprintf(fail_name, sizeof fail_name, "%s", function);
     fail_in = call, fail_code = code, fail_lost = forever, lost = 0;
 }
+/* What a GPU that is lost takes with it. */
+void fake_forget(void) { memset(live, 0, sizeof live), pushes = pops = depth = 0, device_bytes = 0; }
 int fake_live(int kind) { return live[kind]; }
 int fake_depth(void) { return depth; }
 int fake_unbalanced(void) { return pushes - pops; }
@@ -271,11 +273,11 @@ static int destroyed(List *list, int kind) {
     return SUCCESS;
 }
 int cuStreamEndCapture(Stream *stream, List **graph) {
+    int mine = stream->capturing && pthread_equal(stream->capturer, pthread_self());
+    if (mine) stream->capturing = 0, capture = NULL; /* whatever it answers, it ends */
     CALL_IN_CONTEXT
     *graph = NULL;
-    if (!stream->capturing) return INVALID_VALUE;
-    if (!pthread_equal(stream->capturer, pthread_self())) return CAPTURE_WRONG_THREAD;
-    stream->capturing = 0, capture = NULL;
+    if (!mine) return CAPTURE_WRONG_THREAD;
     if (stream->broken) return CAPTURE_INVALIDATED;
     *graph = copied(&stream->captured);
     live[GRAPHS]++;

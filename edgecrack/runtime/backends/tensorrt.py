@@ -102,9 +102,13 @@ class TensorRtBackend(Calls):
                 for _ in range(self.depth):
                     self._slots.append(_Slot(engine, graph=graphs, zero_copy=self.zero_copy))
         except BaseException:
-            self._release()
+            self.close()
             raise
         self._idle = list(self._slots)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # nobody would hear of it
+            self.close()
 
     @property
     def captured(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
@@ -149,6 +149,19 @@ def capture(cuda: Cuda, stream: int, work: Callable[[], None]) -> int:
         cuda.destroy_graph(graph)
 
 
+@contextmanager
+def pushed(push: Callable[[], None], pop: Callable[[], None]) -> Iterator[None]:
+    """What `Cuda.current` returns: `pop` after `push` in any case, and of two errors the first."""
+    push()
+    try:
+        yield
+    except BaseException:
+        with suppress(EngineError):
+            pop()
+        raise
+    pop()
+
+
 def cuda_error(function: str, meaning: str, name: str) -> EngineError:
     """The error for what `function` of the driver answered, in the driver's words."""
-    return EngineError(f"CUDA failed: {function} says {meaning} ({name})")
+    return EngineError(f"CUDA failed: {function} says {meaning or 'nothing more'} ({name})")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from cuda.bindings import __version__, driver
 
 from edgecrack.errors import EngineError
-from edgecrack.runtime.backends.cuda import Pinned, cuda_error
+from edgecrack.runtime.backends.cuda import Pinned, cuda_error, pushed
 
 _ATTRIBUTE = driver.CUdevice_attribute
 _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
@@ -37,13 +38,8 @@ class BindingsCuda:
         self._context = _call(driver.cuDevicePrimaryCtxRetain, self._device)
         self._closed = False
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        _call(driver.cuCtxPushCurrent, self._context)
-        try:
-            yield
-        finally:
-            _call(driver.cuCtxPopCurrent)
+    def current(self) -> AbstractContextManager[None]:
+        return pushed(partial(_call, driver.cuCtxPushCurrent, self._context), partial(_call, driver.cuCtxPopCurrent))
 
     def memory(self) -> tuple[int, int]:
         free, total = _call(driver.cuMemGetInfo)
@@ -119,4 +115,4 @@ def _call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
 
 def _error(function: str, code: Any) -> EngineError:
     _, meaning = driver.cuGetErrorString(code)
-    return cuda_error(function, (meaning or b"nothing more").decode(), code.name)
+    return cuda_error(function, (meaning or b"").decode(), code.name)

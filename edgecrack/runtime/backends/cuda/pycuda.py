@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import pycuda
 import pycuda.driver as driver
 
 from edgecrack.cuda_probe import LIBRARY
-from edgecrack.runtime.backends.cuda import Pinned, cuda_error
+from edgecrack.errors import EngineError
+from edgecrack.runtime.backends.cuda import Pinned, cuda_error, pushed
 
 _ATTRIBUTE = driver.device_attribute
 _NON_BLOCKING = 1
@@ -44,15 +45,27 @@ class PyCuda:
             self._context = gpu.retain_primary_context()
         self._closed = False
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
+        return pushed(self._push, self._pop)
+
+    def _push(self) -> None:
         with self._errors():
             self._context.push()
+
+    def _pop(self) -> None:
         try:
-            yield
-        finally:
             with self._errors():
                 driver.Context.pop()
+        except EngineError:
+            self._declare_dead()
+            raise
+
+    def _declare_dead(self) -> None:
+        """Give the context back. Where the GPU is lost pycuda would abort the process over a context that it cannot pop and
+        objects that it cannot free, unless it takes the context for dead."""
+        self._closed = True
+        with suppress(driver.Error):
+            self._context.detach()
 
     def memory(self) -> tuple[int, int]:
         with self._errors():
@@ -132,10 +145,11 @@ class PyCuda:
         self._closed = True
         # pycuda gives a primary context back only where it is current, or in the thread that made it, and there it leaves
         # it current. So it is made current for pycuda, and then not for the driver.
-        with self._errors():
-            self._context.push()
+        try:
+            self._push()
             self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
-            self._context.detach()
+        finally:
+            self._declare_dead()
 
     def _made(self, function: str, *arguments: object, result: int = 0) -> int:
         """The handle that `function` writes to its argument at place `result`."""
@@ -168,4 +182,4 @@ class PyCuda:
     def _words(self, function: str, code: int) -> str:
         text = ctypes.c_char_p()
         getattr(self._driver, function)(code, ctypes.byref(text))
-        return (text.value or b"unknown error").decode()
+        return (text.value or b"").decode()
