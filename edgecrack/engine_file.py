@@ -63,12 +63,17 @@ class EngineRecord:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SpecError(f"not an engine record of this version of edgecrack: {error}") from error
 
-    def rebuild_command(self, engine: Path) -> str:
-        """The command line that builds the engine anew from its ONNX."""
+    def rebuild_command(self, engine: Path, compute_capability: str = "") -> str:
+        """The command line that builds the engine anew from its ONNX, for a GPU of `compute_capability` too."""
         command = ["edgecrack", "build", os.path.normpath(engine.parent / self.onnx), "-o", str(engine)]
         if self.flavour == "tensorrt_rtx":
-            command += ["--for", ",".join(f"sm{name.replace('.', '')}" for name in self.compute_capabilities)]
+            command += ["--for", self.names_for(compute_capability)]
         return shlex.join(command)
+
+    def names_for(self, compute_capability: str) -> str:
+        """The GPUs it was built for and one more, as `--for` takes them, such as "sm86,sm89"."""
+        wanted = dict.fromkeys((*self.compute_capabilities, *filter(None, [compute_capability])))
+        return ",".join(f"sm{name.replace('.', '')}" for name in wanted)
 
 
 def record_path(engine: str | os.PathLike[str]) -> Path:
@@ -103,6 +108,9 @@ def read_plan(engine: str | os.PathLike[str], record: EngineRecord) -> bytes:
     return plan
 
 
-def mismatch(engine: str | os.PathLike[str], record: EngineRecord, reason: str) -> EngineMismatch:
-    """The error that says why an engine cannot run here, and the command that makes one that can."""
-    return EngineMismatch(f"cannot run {engine}: {reason}; build it again: {record.rebuild_command(Path(engine))}")
+def mismatch(
+    engine: str | os.PathLike[str], record: EngineRecord, reason: str, compute_capability: str = ""
+) -> EngineMismatch:
+    """The error that says why an engine cannot run here, and the command that makes one that can, on such a GPU."""
+    command = record.rebuild_command(Path(engine), compute_capability)
+    return EngineMismatch(f"cannot run {engine}: {reason}; build it again: {command}")

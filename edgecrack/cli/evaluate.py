@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecrack.cli.opening import BACKEND, REBUILD, opened
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,7 +23,8 @@ def evaluate(
         str, typer.Option(help="The list of each folder, SPLIT.txt; a folder without lists is scored whole.")
     ] = "test",
     threshold: Annotated[float | None, typer.Option(help="In (0, 1].  [default: the model's own]")] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")
@@ -35,11 +38,10 @@ def evaluate(
     from edgecrack.dataset import open_labelled
     from edgecrack.evaluation import evaluate as score
     from edgecrack.files import write_atomic
-    from edgecrack.runtime import CrackDetector
 
     sets = [open_labelled(folder, split).every(every) for folder in filter(None, data.split(","))]
     evaluations = []
-    with CrackDetector(model, threshold=threshold, backend=backend) as detector:
+    with opened(model, threshold=threshold, backend=backend, rebuild=rebuild) as detector:
         for dataset in sets:
             evaluations.append(score(detector, dataset, partial(_bar, dataset, detector.backend.name)))
     report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecrack.cli.opening import BACKEND, REBUILD, opened
+
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
@@ -20,7 +22,8 @@ def run(
     threshold: Annotated[
         float | None, typer.Option(help="The crack probability that counts, in (0, 1]; by default the model's own.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
 ) -> None:
@@ -31,18 +34,19 @@ def run(
     from rich.console import Console
     from rich.progress import track
 
-    from edgecrack.runtime import CrackDetector, open_source
+    from edgecrack.runtime import open_source
 
     frames = crack = pixels = 0
-    with CrackDetector(model, threshold=threshold, backend=backend) as detector, ExitStack() as stack:
-        opened = stack.enter_context(open_source(source))
-        sinks = _open_sinks(stack, opened, out, masks=masks, overlay=overlay)
+    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild)
+    with detector, ExitStack() as stack:
+        road = stack.enter_context(open_source(source))
+        sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
         terminal = Console(stderr=True)
         start = perf_counter()
         for frame, detection in track(
-            detector.stream(opened),
+            detector.stream(road),
             description=detector.backend.name,
-            total=opened.count,
+            total=road.count,
             console=terminal,
             disable=not terminal.is_terminal,
         ):

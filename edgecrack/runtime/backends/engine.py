@@ -52,10 +52,10 @@ def open_engine(
 
 def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> None:
     if gpu.compute_capability not in record.compute_capabilities:
-        built = f"compute capability {' or '.join(record.compute_capabilities)}" + (
-            f" ({record.gpu})" if record.gpu else ""
-        )
-        raise mismatch(path, record, f"it was built for {built}, this GPU has {gpu.compute_capability} ({gpu.name})")
+        built = " or ".join(record.compute_capabilities) + (f" ({record.gpu})" if record.gpu else "")
+        here = f"this GPU has {gpu.compute_capability} ({gpu.name})"
+        reason = f"it was built for compute capability {built}, {here}"
+        raise mismatch(path, record, reason, gpu.compute_capability)
     built_cuda, cuda = (version.partition(".")[0] for version in (record.cuda, gpu.cuda))
     if built_cuda and built_cuda != cuda:
         raise mismatch(path, record, f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}")

@@ -1,0 +1,49 @@
+"""A model as `run` and `evaluate` open it; not a verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from edgecrack.errors import EngineMismatch
+
+if TYPE_CHECKING:
+    from edgecrack.runtime import CrackDetector
+
+BACKEND = "auto, openvino, onnxruntime or tensorrt."
+REBUILD = "Build an engine that does not run on this machine anew, from the ONNX it was built from, and go on."
+
+
+def opened(model: Path, *, threshold: float | None, backend: str, rebuild: bool) -> CrackDetector:
+    """The detector; an engine of another machine is built anew first if `rebuild`, else raised as EngineMismatch."""
+    from edgecrack.runtime import CrackDetector
+
+    try:
+        return CrackDetector(model, threshold=threshold, backend=backend)
+    except EngineMismatch as mismatch:
+        if not rebuild:
+            raise
+        _rebuild(model, mismatch)
+    return CrackDetector(model, threshold=threshold, backend=backend)
+
+
+def _rebuild(engine: Path, mismatch: EngineMismatch) -> None:
+    """With the flavour of TensorRT that built it before; an engine for named GPUs is built for this one too."""
+    from edgecrack.cli.build import built, chosen
+    from edgecrack.cuda_probe import probe
+    from edgecrack.engine_file import read_record
+
+    try:
+        record = read_record(engine)
+    except EngineMismatch:  # what it was is lost: the ONNX of its name, for this GPU
+        onnx, names = engine.with_suffix(".onnx"), None
+    else:
+        onnx, names = engine.parent / record.onnx, None
+        if record.flavour == "tensorrt_rtx":
+            names = record.names_for(probe().compute_capability)
+    if not onnx.is_file():
+        raise EngineMismatch(f"{mismatch}; {onnx} is not there") from mismatch
+    typer.echo(f"building again: {mismatch}", err=True)
+    built(onnx, engine, chosen(names))
