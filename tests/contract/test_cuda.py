@@ -26,7 +26,7 @@ def run(code, environment, **settings):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**environment, **settings})
 
 
-@pytest.mark.parametrize("cases", ["cases_cuda.py", "cases_backend.py"])
+@pytest.mark.parametrize("cases", ["cases_cuda.py", "cases_backend.py", "cases_engine.py"])
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_cases(fake_cuda, library, cases):
     needs(library)

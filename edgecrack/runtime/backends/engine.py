@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def open_engine(
     or CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
     TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library.
     """
+    if not Path(path).exists():  # or its record would be missed first, and that is another error
+        raise EngineError(f"cannot read the engine {path}: there is no such file")
     record = read_record(path)
     plan = read_plan(path, record)
     _check_gpu(path, record, probe(device))
@@ -77,7 +80,8 @@ def _shared_engine(cuda: Cuda, record: EngineRecord, plan: bytes, path: Path) ->
         with cuda.current():
             loaded = _LoadedPlan(record, plan, path)
     except BaseException:
-        cuda.close()
+        with suppress(EngineError):  # what went wrong first tells more
+            cuda.close()
         raise
     return SharedEngine(record.spec, cuda, loaded.context, loaded.release)
 
