@@ -24,7 +24,7 @@ CHECKED = [
     for path in (
         "edgecrack/tensorrt_library.py",
         "edgecrack/export/engine.py",
-        "edgecrack/runtime/backends/tensorrt.py",
+        "edgecrack/runtime/backends/engine.py",
     )
     if (ROOT / path).exists()
 ]
@@ -33,7 +33,7 @@ PLAIN = {"bool", "int", "float", "str", "None"}
 
 def stubs(api: dict[str, list[str]], types: dict[str, dict[str, list[str]]]) -> str:
     """The content of tensorrt.pyi."""
-    lines = ["from typing import Any", "__version__: str"]
+    lines = ["from collections.abc import Iterator", "from typing import Any", "__version__: str"]
     for name, members in api.items():
         lines += [f"class {name}:", "    def __init__(self, *arguments: Any, **options: Any) -> None: ..."]
         if {"name", "value"} <= set(members):  # an enumeration
@@ -42,6 +42,8 @@ def stubs(api: dict[str, list[str]], types: dict[str, dict[str, list[str]]]) -> 
             continue
         if name == "IHostMemory":
             lines.append("    def __buffer__(self, flags: int) -> memoryview: ...")
+        if name == "Dims":
+            lines.append("    def __iter__(self) -> Iterator[int]: ...")
         for member in members:
             kind, result = types.get(name, {}).get(member, ["attribute", "Any"])
             result = result if result in api or result in PLAIN else "Any"
