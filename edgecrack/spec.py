@@ -167,7 +167,9 @@ class ModelSpec:
             values = json.loads(text)
             frame, camera = FrameSpec(**values.pop("frame")), values.pop("camera", None)
             trained_on = tuple(values.pop("trained_on", ()))
-            return cls(frame=frame, camera=camera and FrameSpec(**camera), trained_on=trained_on, **values)
+            return cls(
+                frame=frame, camera=None if camera is None else FrameSpec(**camera), trained_on=trained_on, **values
+            )
         except SpecError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:

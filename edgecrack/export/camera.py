@@ -9,11 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgecrack.fitting import Fit
-
-# A half goes up, as in OpenCV. From 1080p one pixel in 256 is a tie, which an engine whose weights are off in the last bit
-# may see from below: hence a little more than a half.
-HALF = 0.5 + 2**-10
+from edgecrack.fitting import HALF, Fit
 
 
 def fitted(frames: Tensor, fit: Fit) -> Tensor:
@@ -42,7 +38,7 @@ def shrink(image: Tensor, height: int, width: int) -> Tensor:
 
 def rounded(image: Tensor) -> Tensor:
     """To whole numbers, as the host's uint8 images are at every step."""
-    return torch.floor(image + HALF)
+    return torch.floor(image + float(HALF))
 
 
 def linear(image: Tensor, height: int, width: int) -> Tensor:

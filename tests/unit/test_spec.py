@@ -17,6 +17,8 @@ FULL = ModelSpec(
     0.25,
     {"levels": 4, "prior": "cheap", "gate_main": False},
     FrameSpec(640, 1024),
+    camera=FrameSpec(1080, 1920),
+    pixels="bgrx",
     batch=3,
     precision="int8",
     target="cpu",
@@ -86,6 +88,15 @@ def test_the_size_does_not_matter_where_none_is_asked_for() -> None:
     check_frame(np.zeros((5, 7, 3), np.uint8))
 
 
+def test_a_fourth_channel_passes_only_where_it_is_wanted() -> None:
+    for channels in (3, 4):
+        check_frame(np.zeros((5, 7, channels), np.uint8), "bgrx")
+    with pytest.raises(FrameError, match=r"image\[:, :, :3\]"):
+        check_frame(np.zeros((5, 7, 4), np.uint8))
+    with pytest.raises(FrameError, match=r"wanted a frame uint8 \(H, W, 3\) BGR or \(H, W, 4\) BGRx, got uint16"):
+        check_frame(np.zeros((5, 7, 4), np.uint16), "bgrx")
+
+
 @pytest.mark.parametrize(
     ("frame", "stride", "near"),
     [(FrameSpec(640, 1000), 32, "992x640"), (FrameSpec(500, 512), 16, "512x496"), (FrameSpec(5, 5), 32, "32x32")],
@@ -151,6 +162,14 @@ def test_equal_specs_give_equal_bytes() -> None:
         ("frame", {"height": 4}),
         ("frame", None),
         ("frame", {"height": 4, "width": 4, "depth": 4}),
+        ("camera", {"height": 1080}),
+        ("camera", {}),
+        ("camera", {"height": 20, "width": 1920}),
+        ("camera", {"height": 1080, "width": 20000}),
+        ("camera", 5),
+        ("pixels", "rgb"),
+        ("pixels", None),
+        ("pixels", ["bgr"]),
         ("colour", "blue"),
     ],
 )
@@ -159,6 +178,18 @@ def test_a_json_with_one_thing_wrong_is_refused_in_one_line(key: str, value: Any
     with pytest.raises(SpecError) as caught:
         ModelSpec.from_json(json.dumps(values))
     assert "\n" not in str(caught.value)
+
+
+def test_a_spec_from_before_there_were_cameras_takes_frames_of_the_nets_size() -> None:
+    values = json.loads(FULL.to_json())
+    del values["camera"], values["pixels"]
+    spec = ModelSpec.from_json(json.dumps(values))
+    assert (spec.input_frame, spec.input_shape) == (spec.frame, (3, 640, 1024, 3))
+
+
+def test_what_a_graph_takes_is_what_the_camera_gives() -> None:
+    assert FULL.input_frame == FrameSpec(1080, 1920)
+    assert FULL.input_shape == (3, 1080, 1920, 4)
 
 
 def test_an_unknown_key_is_named() -> None:
