@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SEED := 13
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types results bench wheels-check clean
+.PHONY: help demo test check format lint types results bench rtx-matrix wheels-check clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -25,7 +25,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) -e '.[cpu,video,evaluate,export,train,dev]'
+	$(INSTALL) -e '.[cpu,video,evaluate,export,train,rtx,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, score them
@@ -64,6 +64,9 @@ results: $(VENV)/.demo ## Score every shipped net on all labelled data and write
 
 bench: $(VENV)/.demo ## Measure speed and memory, as ratios in one run
 	$(BIN)/python benchmarks/speed.py
+
+rtx-matrix: $(VENV)/.dev ## Build every net, precision and size with TensorRT for RTX, which needs no GPU
+	$(BIN)/python tools/rtx_matrix.py
 
 wheels-check: $(VENV)/.demo ## Resolve every extra for Python 3.10 to 3.13 on x86-64 and aarch64, from wheels alone
 	$(BIN)/python tools/wheels_check.py $(PIP_ARGS)

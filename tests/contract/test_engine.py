@@ -1,0 +1,313 @@
+"""An ONNX graph as an engine, with the real builder of TensorRT for RTX: what is written beside it, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from edgecrack.calibration.frames import CalibrationFrames
+from edgecrack.calibration.qdq import int8_from_onnx
+from edgecrack.calibration.ranges import measure_ranges
+from edgecrack.engine_file import read_plan, read_record, record_path
+from edgecrack.errors import BuildError, EngineMismatch, SourceError, SpecError
+from edgecrack.export import engine
+from edgecrack.export.engine import engine_from_onnx
+from edgecrack.export.graph import onnx_from_model
+from edgecrack.export.precision import fp16_from_onnx
+from edgecrack.models import build_model
+from edgecrack.onnx_graph import read_onnx, write_onnx
+from edgecrack.rendering import rendered_frame
+from edgecrack.spec import FrameSpec, ModelSpec
+
+rtx = pytest.importorskip("tensorrt_rtx")
+FRAME = FrameSpec(64, 96)
+SPEC = ModelSpec("msfnet", 0.125, frame=FRAME)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """precision -> ONNX file of a fresh MSF-Net."""
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(3)
+    fp32 = onnx_from_model(build_model(SPEC).eval(), SPEC, folder / "msfnet.onnx")
+    images = [rendered_frame(seed, FRAME.height, FRAME.width)[0] for seed in range(2)]
+    ranges = measure_ranges(fp32, CalibrationFrames.from_images(images, FRAME))
+    int8 = int8_from_onnx(fp32, ranges, folder / "msfnet.int8.onnx")
+    return {
+        "fp32": fp32,
+        "fp16": fp16_from_onnx(fp32, folder / "msfnet.fp16.onnx"),
+        "int8": int8,
+        "int8-fp16": fp16_from_onnx(int8, folder / "msfnet.int8-fp16.onnx"),
+        "int8-cpu": int8_from_onnx(fp32, ranges, folder / "msfnet.int8-cpu.onnx", target="cpu"),
+    }
+
+
+def test_the_record_says_what_was_built_of_what(files, tmp_path):
+    path = engine_from_onnx(files["int8"], tmp_path / "sub" / "net.engine", capabilities=["sm86", "SM120", "sm86"])
+    record = read_record(path)
+    _, spec = read_onnx(files["int8"])
+    assert record.spec == spec
+    assert (record.flavour, record.version, record.gpu, record.cuda) == ("tensorrt_rtx", rtx.__version__, "", "")
+    assert record.compute_capabilities == ("8.6", "12.0")
+    assert record.onnx_sha256 == hashlib.sha256(files["int8"].read_bytes()).hexdigest()
+    assert record.plan_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert 0 < record.build_seconds < 60
+    assert read_plan(path, record) == path.read_bytes()
+    # the ONNX is in another folder: the command still names it
+    words = record.rebuild_command(path).split()
+    assert words == ["edgecrack", "build", str(files["int8"]), "-o", str(path), "--for", "sm86,sm120"]
+    assert {file.name for file in path.parent.iterdir()} == {"net.engine", "net.engine.json"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
+def test_the_record_counts_convolutions_by_the_type_they_compute_in(precision, files, tmp_path):
+    model, _ = read_onnx(files[precision])
+    counts = read_record(engine_from_onnx(files[precision], tmp_path / "net.engine", capabilities=["sm86"])).precisions
+    assert sum(counts.values()) == sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
+    quantised = [node for node in model.graph.node if node.op_type == "Conv" and "dequantised" in node.input[1]]
+    assert counts.get("int8", 0) == len(quantised)
+    # what prepares the image and what enlarges the answer stays float32
+    main = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-fp16": "int8"}[precision]
+    assert max(counts, key=counts.__getitem__) == main
+    assert ("fp16" in counts) == ("fp16" in precision)
+
+
+def test_progress_runs_from_nothing_to_the_end_in_another_thread(files, tmp_path):
+    shares, threads = [], set()
+
+    def note(share, phase):
+        assert phase
+        shares.append(share)
+        threads.add(threading.get_ident())
+
+    engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"], progress=note)
+    assert len(shares) > 50
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.2
+    assert 0.6 < shares[-1] <= 1
+    assert threading.get_ident() not in threads
+
+
+def test_an_error_in_progress_ends_the_build(files, tmp_path):
+    calls = []
+
+    def fail(share, phase):
+        calls.append(share)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"], progress=fail)
+    assert len(calls) < 20  # TensorRT ends at the next step of each of its phases
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_of_phases_within_phases():
+    seen = []
+    steps = engine._Steps(threading.Event(), lambda share, phase: seen.append((round(share, 3), phase)))
+    steps.begin("whole", None, 4)
+    steps.done("whole", 0)
+    steps.begin("part", "whole", 2)
+    steps.done("part", 0)
+    steps.done("part", 1)
+    steps.end("part")
+    steps.begin("part", "whole", 10)  # a second of that name within the same step
+    steps.done("part", 0)
+    steps.end("part")
+    steps.done("whole", 1)
+    steps.end("whole")
+    steps.end("unknown")
+    assert seen == [(0.25, "whole"), (0.375, "part"), (0.5, "part"), (0.5, "part"), (0.5, "whole")]
+
+
+@pytest.mark.parametrize("name", ["sm87", "8.6", "", "current", "none", "sm86 "])
+def test_a_capability_that_is_not_built_for_is_refused_by_name(name, files, tmp_path):
+    with pytest.raises(SpecError, match=r"builds for sm75, .*sm86, .*sm120.*; got '" + name):
+        engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86", name])
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_that_cannot_be_are_refused(files, tmp_path):
+    for workspace in (0, -1):
+        with pytest.raises(SpecError, match="MiB from 1"):
+            engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"], workspace=workspace)
+    with pytest.raises(SpecError, match="takes no timing cache"):
+        engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"], timing_cache=tmp_path / "cache")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unsigned_activations_are_refused_before_tensorrt(files, tmp_path):
+    with pytest.raises(BuildError, match=r"msfnet\.int8-cpu\.onnx was exported with --target cpu: .* signed"):
+        engine_from_onnx(files["int8-cpu"], tmp_path / "net.engine", capabilities=["sm86"])
+    assert not list(tmp_path.iterdir())
+
+
+def changed(source, path, change):
+    """The graph of `source`, changed and unchecked, at `path`."""
+    model = onnx.load(source)
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def dangling(model):
+    model.graph.node[3].input[0] = "nowhere"
+
+
+def half(model):
+    """Make one weight float16: it no longer agrees with what it is multiplied by."""
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "Conv")
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = onnx.numpy_helper.to_array(weight).astype(np.float16)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, name))
+
+
+@pytest.mark.parametrize("change", [dangling, half])
+def test_an_invalid_graph_is_refused_before_tensorrt(change, files, tmp_path):
+    path = changed(files["fp32"], tmp_path / "net.onnx", change)
+    with pytest.raises(BuildError, match=r"net\.onnx is not valid ONNX: ") as caught:
+        engine_from_onnx(path, tmp_path / "net.engine", capabilities=["sm86"])
+    assert "\n" not in str(caught.value)
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx"}
+
+
+def determinant(model):
+    """Add to the answer the determinants of the frames' channels, which are matrices here: an operator TensorRT lacks."""
+    nodes = list(model.graph.node)
+    last = nodes[-1]
+    nodes[-1:] = [
+        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Det", ["planes"], ["determinants"], name="the_determinant"),
+        helper.make_node("ReduceMean", ["determinants"], ["one"], keepdims=0),
+        helper.make_node("Add", [last.input[0], "one"], ["sum"]),
+        helper.make_node("Cast", ["sum"], list(last.output), to=TensorProto.UINT8),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def dynamic(model):
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[1].dim_param = "height"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (determinant, r"does not take this graph: node 'the_determinant' \(Det\): "),
+        (dynamic, "could not build this graph: .*profile"),
+    ],
+)
+def test_what_tensorrt_cannot_build_is_explained_in_one_line(change, words, write_model, tmp_path):
+    path = changed(
+        write_model(tmp_path / "net.onnx", replace(SPEC, frame=FrameSpec(64, 64))), tmp_path / "net.onnx", change
+    )
+    with pytest.raises(BuildError, match=rf"^TensorRT for RTX {rtx.__version__} {words}") as caught:
+        engine_from_onnx(path, tmp_path / "net.engine", capabilities=["sm86"])
+    assert "\n" not in str(caught.value)
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx"}
+
+
+def test_a_graph_without_operators_is_refused(files, tmp_path):
+    model, spec = read_onnx(files["fp32"])
+    del model.graph.node[:], model.graph.output[:], model.graph.initializer[:]
+    path = write_onnx(model, spec, tmp_path / "net.onnx")
+    with pytest.raises(BuildError, match="finds nothing in this graph"):
+        engine_from_onnx(path, tmp_path / "net.engine", capabilities=["sm86"])
+
+
+def test_an_old_engine_outlives_a_build_that_fails(files, tmp_path):
+    path = engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(BuildError):
+        engine_from_onnx(files["int8-cpu"], path, capabilities=["sm86"])
+    with pytest.raises(ZeroDivisionError):
+        engine_from_onnx(files["fp16"], path, capabilities=["sm86"], progress=lambda share, phase: 1 // 0)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_new_engine_is_not_taken_for_the_one_of_an_old_record(files, tmp_path, monkeypatch):
+    path = engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"])
+
+    def fail(*arguments):
+        raise SourceError("the disk is full")
+
+    monkeypatch.setattr(engine, "write_atomic", fail)
+    with pytest.raises(SourceError):
+        engine_from_onnx(files["fp16"], path, capabilities=["sm86"])
+    with pytest.raises(EngineMismatch, match="its SHA-256 differs"):
+        read_plan(path, read_record(path))
+
+
+def test_too_little_memory_is_found_before_the_build(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_free_memory", lambda: 300)
+    with pytest.raises(
+        BuildError, match=r"too little memory for the build: wanted 51\d MiB, 300 are free; close other"
+    ):
+        engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_workspace_is_a_part_of_a_memory_that_is_shared(monkeypatch):
+    monkeypatch.setattr(engine, "_free_memory", lambda: 2000)
+    assert engine._affordable(None, 0, shared=True) == 500
+    assert engine._affordable(None, 0, shared=False) == 1024
+    assert engine._affordable(64, 0, shared=True) == 64
+    assert engine._affordable(4096, 0, shared=False) == 4096  # of the GPU's own
+    with pytest.raises(BuildError, match="wanted 4608 MiB, 2000 are free; close other programs or give a smaller"):
+        engine._affordable(4096, 0, shared=True)
+    with pytest.raises(BuildError, match="wanted 2312 MiB"):
+        engine._affordable(None, 450 * 2**20, shared=False)
+    monkeypatch.setattr(engine, "_free_memory", lambda: 100_000)
+    assert engine._affordable(None, 0, shared=True) == 1024
+
+
+def test_free_memory_is_what_the_system_says():
+    assert 50 < engine._free_memory() < 100_000_000
+
+
+class _Config:
+    """Stands in for the builder's configuration where it decides on a timing cache."""
+
+    def __init__(self, takes):
+        self.takes, self.set = takes, []
+
+    def create_timing_cache(self, stored):
+        return None if stored == b"junk" else stored
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.set.append((cache, ignore_mismatch))
+        return cache in self.takes
+
+
+@pytest.mark.parametrize(
+    ("stored", "used"), [(b"", b""), (b"of this GPU", b"of this GPU"), (b"of another GPU", b""), (b"junk", b"")]
+)
+def test_a_timing_cache_of_another_gpu_or_junk_is_ignored_with_a_word(stored, used, caplog):
+    config = _Config(takes=(b"", b"of this GPU"))
+    assert engine._timing_cache(config, stored) == used
+    assert config.set[-1] == (used, False)
+    assert ("the timing cache is ignored" in caplog.text) == (stored != used)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")  # it measures nothing
+def test_the_real_configuration_takes_a_timing_cache():
+    builder = rtx.Builder(engine.tensorrt_logger(rtx))
+    config = builder.create_builder_config()
+    cache = engine._timing_cache(config, b"")
+    again = engine._timing_cache(config, bytes(memoryview(cache.serialize())))
+    assert bytes(memoryview(again.serialize()))
+
+
+def test_the_record_is_readable_json_with_the_spec_inside(files, tmp_path):
+    path = engine_from_onnx(files["fp16"], tmp_path / "net.engine", capabilities=["sm89"])
+    values = json.loads(record_path(path).read_text())
+    assert values["spec"]["precision"] == "fp16"
+    assert values["compute_capabilities"] == ["8.9"]
