@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SEED := 13
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types results bench rtx-matrix wheels-check clean
+.PHONY: help demo test check format lint types results bench gpu-check rtx-matrix wheels-check clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -67,6 +67,14 @@ bench: $(VENV)/.demo ## Measure speed and memory, as ratios in one run
 
 rtx-matrix: $(VENV)/.dev ## Build every net, precision and size with TensorRT for RTX, which needs no GPU
 	$(BIN)/python tools/rtx_matrix.py
+
+gpu-check: $(VENV)/.gpu ## Say what works on this machine's NVIDIA GPU, on one page for a report
+	$(BIN)/python tools/gpu_check.py $(if $(ONNX),--onnx $(ONNX))
+
+$(VENV)/.gpu: pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[tensorrt]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(INSTALL) -e '.[cpu]'
+	@touch $@
 
 wheels-check: $(VENV)/.demo ## Resolve every extra for Python 3.10 to 3.13 on x86-64 and aarch64, from wheels alone
 	$(BIN)/python tools/wheels_check.py $(PIP_ARGS)

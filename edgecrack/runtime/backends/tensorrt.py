@@ -92,7 +92,7 @@ class TensorRtBackend(Calls):
         Raises EngineError, and lets go of the engine, when the GPU has too little memory or fails.
         """
         super().__init__(engine.spec)
-        self._engine, self._cuda = engine, engine.cuda
+        self.engine, self._cuda = engine, engine.cuda
         self._graphs = graphs
         self.zero_copy = engine.cuda.zero_copy if zero_copy is None else zero_copy
         self._slots: list[_Slot] = []
@@ -118,7 +118,7 @@ class TensorRtBackend(Calls):
     def clone(self) -> TensorRtBackend:
         """A second backend for another thread, on the same engine, with slots of its own. Raises EngineError."""
         self._check_open()
-        return TensorRtBackend(self._engine, graphs=self._graphs, zero_copy=self.zero_copy)
+        return TensorRtBackend(self.engine, graphs=self._graphs, zero_copy=self.zero_copy)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         slot = self._idle[-1]
@@ -139,7 +139,7 @@ class TensorRtBackend(Calls):
             for slot in self._slots:
                 slot.close()
         self._slots = self._idle = []
-        self._engine.let_go()
+        self.engine.let_go()
 
 
 class _Slot:
