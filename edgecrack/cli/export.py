@@ -28,10 +28,14 @@ def export(
         str | None, typer.Option(help="WIDTHxHEIGHT that the net runs at; the checkpoint's if none.")
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT of the frames, where the graph itself is to fit them to --size.")
+        str | None,
+        typer.Option(
+            help="WIDTHxHEIGHT of the frames, for the graph to fit to --size itself: for GPUs; CPUs are slower."
+        ),
     ] = None,
     pixels: Annotated[
-        str, typer.Option("--input", help="bgr, or bgrx for frames of four bytes a pixel, as GStreamer gives them.")
+        str,
+        typer.Option("--input", help="bgr, or bgrx to take four bytes a pixel, as a Jetson's GStreamer gives them."),
     ] = "bgr",
     batch: Annotated[int, typer.Option(min=1, help="Frames a call.")] = 1,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision wherever it is not INT8.")] = False,
