@@ -21,6 +21,12 @@ PLATFORMS = {
 }
 AT_ONCE = 6  # pip waits for the index most of the time
 SOURCE_ONLY = {"pycuda"}  # has no wheel for any platform: it is compiled against the machine's CUDA
+# NVIDIA publishes these as source archives of a few lines that bring the wheels named here; the libraries of the full
+# TensorRT, some GB, are fetched from NVIDIA's own index at install time
+STUBS = {
+    "tensorrt": ["tensorrt-cu13-bindings>=10.3"],
+    "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"],
+}
 
 
 def main(pip_options: list[str]) -> int:
@@ -34,7 +40,8 @@ def main(pip_options: list[str]) -> int:
 
     def check(combination: tuple[str, list[str], str, str]) -> str:
         _, wanted, machine, python = combination
-        names = [name for name in wanted if Requirement(name).name not in SOURCE_ONLY]
+        names = [wheel for name in wanted for wheel in STUBS.get(Requirement(name).name, [name])]
+        names = [name for name in names if Requirement(name).name not in SOURCE_ONLY]
         return resolve(names, python, PLATFORMS[machine], pip_options) if names else ""
 
     failed = 0
@@ -42,6 +49,8 @@ def main(pip_options: list[str]) -> int:
         for (extra, wanted, machine, python), error in zip(combinations, pool.map(check, combinations), strict=True):
             skipped = [name for name in wanted if Requirement(name).name in SOURCE_ONLY]
             note = f" (without {', '.join(skipped)}: no wheels, compiled on the machine)" if skipped else ""
+            stubs = sorted({Requirement(name).name for name in wanted} & STUBS.keys())
+            note += f" ({', '.join(stubs)} by the wheels behind it)" if stubs else ""
             print(f"{'FAIL' if error else 'ok  '} [{extra or 'base'}] Python {python} {machine}{note}", flush=True)
             if error:
                 failed += 1
