@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SEED := 13
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types results bench gpu-check rtx-matrix wheels-check clean
+.PHONY: help demo test check format lint types results bench gpu-check pycuda rtx-matrix wheels-check clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -70,6 +70,9 @@ rtx-matrix: $(VENV)/.dev ## Build every net, precision and size with TensorRT fo
 
 gpu-check: $(VENV)/.gpu ## Say what works on this machine's NVIDIA GPU, on one page for a report
 	$(BIN)/python tools/gpu_check.py $(if $(ONNX),--onnx $(ONNX))
+
+pycuda: $(VENV)/.dev ## Build pycuda, for which there are no wheels, and no CUDA toolkit is needed: the tests then cover it too
+	tools/install_pycuda.sh $(BIN)/python
 
 $(VENV)/.gpu: pyproject.toml | $(BIN)/python
 	$(INSTALL) -e '.[tensorrt]'

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Build and install pycuda, which has no wheels, where there is no CUDA toolkit: tools/install_pycuda.sh [PYTHON]
 # It takes cuda.h from NVIDIA's wheel and links against an empty libcuda.so, in whose place the driver's comes at run time.
-# About three minutes; pip keeps the wheel it makes, so the next time takes seconds.
+# Two to three minutes; pip keeps the wheel it makes, so the next time takes seconds.
 set -euo pipefail
 python=${1:-.venv/bin/python}
 pip=("$python" -m pip --disable-pip-version-check)
+pins=$(cd "$(dirname "$0")/.." && pwd)/constraints.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"${pip[@]}" install --quiet --no-deps --target "$work/headers" nvidia-cuda-runtime
+"${pip[@]}" install --quiet --no-deps -c "$pins" --target "$work/headers" nvidia-cuda-runtime
 header=$(find "$work/headers" -path '*/include/cuda.h')
 # a header that NVIDIA has no wheel for
 cat >"$(dirname "$header")/cudaProfiler.h" <<'HEADER'
@@ -30,4 +31,4 @@ CUDA_ENABLE_CURAND = False
 CXXFLAGS = ["-O1", "-w"]
 SETTINGS
 PIP_CACHE_DIR=$("${pip[@]}" cache dir) XDG_CONFIG_HOME=${XDG_CONFIG_HOME:-$HOME/.config} HOME=$work \
-    "${pip[@]}" install --no-binary pycuda numpy pycuda
+    "${pip[@]}" install --quiet --no-binary pycuda -c "$pins" numpy pycuda

@@ -208,6 +208,18 @@ def test_rebuild_without_the_onnx_says_so(engine, fake_cuda):
     assert_one_line(done, engine, 4, f"{engine.with_suffix('.onnx')} is not there")
 
 
+def test_rebuild_without_a_record_takes_the_onnx_of_its_name_for_this_gpu(engine, fake_cuda):
+    if find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    record_path(engine).unlink()
+    done = run(engine, on_its_gpu(fake_cuda), "--rebuild")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("edgecrack: TensorRT cannot be loaded")
+    engine.with_suffix(".onnx").unlink()
+    done = run(engine, on_its_gpu(fake_cuda), "--rebuild")
+    assert_one_line(done, engine, 4, f"cannot read {record_path(engine)}", "net.onnx is not there")
+
+
 VANISHING = """
 import sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from fake_driver import StandIn
 
 from edgecrack.engine_file import EngineRecord, record_path
-from edgecrack.errors import EngineError, EngineMismatch
+from edgecrack.errors import EngineError, EngineMismatch, SpecError
 from edgecrack.runtime import CrackDetector, open_engine
 from edgecrack.runtime.backends import engine as loading
 from edgecrack.spec import FrameSpec, ModelSpec
@@ -131,6 +132,7 @@ def test_an_engine_is_run_and_freed_from_the_contexts_to_the_gpu(tensorrt, write
     assert tensorrt.events == ["context"] * 4 + ["engine", "runtime"]
     assert driver.live() == {}
     assert tensorrt.configurations == []  # an engine of TensorRT itself needs none
+    assert not {"torch", "onnx", "tensorrt_rtx", "openvino", "onnxruntime"} & set(sys.modules)
 
 
 def test_how_it_runs_is_the_callers_choice(tensorrt, write_engine, monkeypatch):
@@ -139,6 +141,9 @@ def test_how_it_runs_is_the_callers_choice(tensorrt, write_engine, monkeypatch):
         monkeypatch.setenv("EDGECRACK_ZERO_COPY", zero_copy)
         with CrackDetector(open_engine(path)) as detector:
             assert detector.backend.zero_copy is (zero_copy == "1")
+    monkeypatch.setenv("EDGECRACK_ZERO_COPY", "yes")
+    with pytest.raises(SpecError, match="EDGECRACK_ZERO_COPY is 0 or 1, got 'yes'"):
+        open_engine(path)
     with CrackDetector(open_engine(path, graphs=False, zero_copy=False)) as detector:
         assert not detector.backend.captured
         assert not detector.backend.zero_copy

@@ -20,7 +20,7 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVAL
        CAPTURE_WRONG_THREAD = 908 };
 enum { DEVICE = 1, PINNED = 2, MAPPED = 4 };
 enum { STREAMS, DEVICE_MEMORY, PINNED_MEMORY, GRAPHS, EXECUTABLES, CONTEXTS, MODULES, KINDS };
-#define DEVICE_ADDRESS (1ull << 56) /* no host address has this bit, and none that has it can be read */
+#define DEVICE_ADDRESS (1ull << 54) /* no host address has this bit, and none that has it can be read */
 
 typedef struct { int channels; char *to; const char *from; size_t count; } Work; /* channels 0: a copy of count bytes */
 typedef struct { Work *work; size_t count, room; } List;

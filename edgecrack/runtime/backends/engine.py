@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecrack.cuda_probe import Gpu, probe
 from edgecrack.engine_file import EngineRecord, mismatch, read_plan, read_record
-from edgecrack.errors import EngineError, SourceError
+from edgecrack.errors import EngineError, SourceError, SpecError
 from edgecrack.files import write_atomic
 from edgecrack.runtime.backends.calls import check_ends
 from edgecrack.runtime.backends.cuda import Cuda, open_cuda
@@ -38,7 +38,7 @@ def open_engine(
     `cuda_library` is as in `open_cuda`, `graphs` and `zero_copy` as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes
     the place of None. Raises EngineMismatch, with the command that builds it anew, for an engine of another GPU, TensorRT
     or CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
-    TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library.
+    TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library; SpecError for a choice that cannot be.
     """
     if not Path(path).exists():  # or its record would be missed first, and that is another error
         raise EngineError(f"cannot read the engine {path}: there is no such file")
@@ -46,11 +46,19 @@ def open_engine(
     plan = read_plan(path, record)
     _check_gpu(path, record, probe(device))
     _check_version(path, record)
-    if zero_copy is None and os.environ.get(ZERO_COPY_VARIABLE):
-        zero_copy = os.environ[ZERO_COPY_VARIABLE] != "0"
+    if zero_copy is None:
+        zero_copy = _chosen_zero_copy()
     cuda = open_cuda(device, cuda_library)
     engine = _shared_engine(cuda, record, plan, Path(path))
     return TensorRtBackend(engine, graphs=graphs, zero_copy=zero_copy)
+
+
+def _chosen_zero_copy() -> bool | None:
+    """What the environment asks for; None for what suits the GPU. Raises SpecError."""
+    chosen = os.environ.get(ZERO_COPY_VARIABLE, "")
+    if chosen not in ("", "0", "1"):
+        raise SpecError(f"{ZERO_COPY_VARIABLE} is 0 or 1, got {chosen!r}")
+    return chosen == "1" if chosen else None
 
 
 def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> None:
