@@ -138,12 +138,12 @@ def test_scales_cover_a_third_to_three_and_most_often_lie_near_one() -> None:
     assert max(crop.max() for crop in crops) == 255
 
 
-def test_three_in_five_crops_hold_a_crack_where_chance_alone_would_not() -> None:
+def test_three_in_ten_crops_hold_a_crack_where_chance_alone_would_not() -> None:
     image, mask = blank(600, 600)
     mask[300:303, 290:310] = True
     rng = np.random.default_rng(0)
     share = np.mean([random_crop(image, mask, 32, rng)[1].any() for _ in range(400)])
-    assert 0.53 < share < 0.7
+    assert 0.25 < share < 0.4
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 300), (16, 16), (15, 40), (5, 8), (1, 1)])
