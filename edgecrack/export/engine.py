@@ -232,7 +232,7 @@ def _build(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector then tells which layers are INT8
         config.progress_monitor = _monitor(target.flavour, steps)
-        _choose_capabilities(trt, config, target.capabilities)
+        _choose_capabilities(trt, config, target)
         cache = None if target.timing_cache is None else _timing_cache(config, target.timing_cache)
         plan = builder.build_serialized_network(network, config)
         steps.check()
@@ -263,12 +263,13 @@ def _complaints(parser: trt.OnnxParser) -> str:
     return "; ".join(f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in errors)
 
 
-def _choose_capabilities(module: Any, config: Any, names: tuple[str, ...]) -> None:
-    """Only TensorRT for RTX has these members; there are no `names` for any other."""
-    if names:
-        config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(getattr(module.ComputeCapability, name), index)
+def _choose_capabilities(module: Any, config: Any, target: _Target) -> None:
+    """Only TensorRT for RTX has these members, and only it is given capabilities."""
+    if target.capabilities:
+        config.num_compute_capabilities = len(target.capabilities)
+    for index, name in enumerate(target.capabilities):
+        if not config.set_compute_capability(getattr(module.ComputeCapability, name), index):
+            raise _failed(target, f"does not take {name.lower()}")
 
 
 def _timing_cache(config: trt.IBuilderConfig, stored: bytes) -> trt.ITimingCache:

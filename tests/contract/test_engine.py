@@ -58,7 +58,8 @@ def test_the_record_says_what_was_built_of_what(files, tmp_path):
     assert record.onnx_sha256 == hashlib.sha256(files["int8"].read_bytes()).hexdigest()
     assert record.plan_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert 0 < record.build_seconds < 60
-    assert read_plan(path, record) == path.read_bytes()
+    plan = read_plan(path, record)
+    assert [name in plan for name in (b"sm86", b"sm89", b"sm120")] == [True, False, True]
     # the ONNX is in another folder: the command still names it
     words = record.rebuild_command(path).split()
     assert words == ["edgecrack", "build", str(files["int8"]), "-o", str(path), "--for", "sm86,sm120"]
