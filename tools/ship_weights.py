@@ -35,6 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", required=True)
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=[], help="the runs this one was started from, in order"
+    )
     parser.add_argument("--rendered", type=int, default=400)
     parser.add_argument("--folder", type=Path, default=Path(edgecrack.weights.__file__).parent)
     options = parser.parse_args()
@@ -45,7 +48,8 @@ def main() -> None:
     sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
     found = score(net, held_back)
     _, level = best_level(found)
-    spec = dataclasses.replace(spec, threshold=level / 255)  # of the stored weights
+    names = tuple(frames.name for frames in sets)  # an earlier leg may have seen more than the last one
+    spec = dataclasses.replace(spec, threshold=level / 255, trained_on=names)
     save_checkpoint(stored, net, spec, torch.float16)
     crops = calibration_crops(sets, spec.frame.height)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +57,9 @@ def main() -> None:
         ranges = measure_ranges(onnx, CalibrationFrames.from_images(crops, spec.frame))
     ranges.save(options.folder / f"{spec.name}.ranges.json")
     card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
-    card |= {"trained_on": spec.trained_on, "data": [[frames.name, len(frames)] for frames in sets]}
+    card |= {"trained_on": names, "data": [[frames.name, len(frames)] for frames in sets]}
     card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
+    card["earlier_legs"] = [training_record(leg) for leg in options.earlier]
     card["held_back_f1_2px"] = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in found.items()}
     card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
     write_atomic(options.folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
