@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgecrack.errors import EdgecrackError
 
@@ -20,8 +21,29 @@ VERBS = {
     "checks": "checks",
     "sample-clip": "sample_clip",
 }
+# module -> the extras that bring it
+EXTRAS = {
+    **dict.fromkeys(("cv2", "onnxruntime", "openvino"), ("cpu",)),
+    **dict.fromkeys(("torch", "safetensors", "onnxsim", "onnxscript"), ("export",)),
+    "onnx": ("export", "tensorrt"),
+    "matplotlib": ("evaluate",),
+    "av": ("video",),
+}
+
+
+class _Group(TyperGroup):
+    """Says that it was interrupted: typer's own way to end on Ctrl-C has no words, and another code before 0.15."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            typer.echo("edgecrack: interrupted", err=True)
+            raise typer.Exit(130) from interrupt
+
 
 app = typer.Typer(
+    cls=_Group,
     help="Find cracks in the frames of a survey vehicle or a drone.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,6 +73,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except EdgecrackError as error:
         typer.echo(f"edgecrack: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("edgecrack: interrupted", err=True)
-        sys.exit(130)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        extras = " or ".join(f"'edgecrack[{extra}]'" for extra in EXTRAS[module])
+        typer.echo(f"edgecrack: {module} is not installed; pip install {extras}", err=True)
+        sys.exit(1)
