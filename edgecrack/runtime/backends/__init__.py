@@ -57,8 +57,8 @@ def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend
     """Load the model file at `path`: an engine goes to "tensorrt", of which `open_engine` has the finer choices; for ONNX
     "auto" takes OpenVINO where it is installed, else ONNX Runtime.
 
-    INT8 for TensorRT (signed activations) goes to ONNX Runtime, the numeric reference: OpenVINO 2026.4 answers with noise
-    for such an aelf-unet, and is refused.
+    INT8 for TensorRT (signed activations), mixed with FP16 or not, goes to ONNX Runtime, the numeric reference: OpenVINO
+    2026.4 answers with noise for such an aelf-unet, and is refused.
 
     Raises SpecError for an unknown `backend`, MissingDependency when its library is not installed, EngineError when the
     file is missing, damaged or not an edgecrack model, EngineMismatch when an engine is of another machine.
@@ -77,7 +77,7 @@ def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend
     if backend == ENGINE_BACKEND:
         raise EngineError(f"{path} is no engine, which {ENGINE_BACKEND} takes; build one: edgecrack build {path}")
     spec = read_spec(path)
-    for_tensorrt = spec.target == "tensorrt" and spec.precision == "int8"
+    for_tensorrt = spec.target == "tensorrt" and spec.precision.startswith("int8")
     if backend == "auto":
         backend = "onnxruntime" if for_tensorrt else next((name for name in BACKENDS if find_spec(name)), BACKENDS[0])
     if backend == "openvino" and for_tensorrt:
