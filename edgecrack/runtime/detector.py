@@ -106,7 +106,7 @@ class CrackDetector(Closing):
         return CrackDetector(self.backend.clone(), threshold=self._threshold)
 
     def close(self) -> None:
-        """Let go of the model; a second call does nothing."""
+        """Let go of the model, after the frame that another thread waits for; a second call does nothing."""
         self._closed = True
         self.backend.close()
 

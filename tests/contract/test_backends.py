@@ -107,6 +107,32 @@ def test_a_closed_backend_refuses_work_and_leaves_no_thread(model, name):
             call()
 
 
+def test_closing_waits_for_the_call_that_another_thread_waits_for(backend):
+    backend.submit(noise(5))
+    wait, waiting, go_on = backend._waiting.popleft(), threading.Event(), threading.Event()
+
+    def slow():
+        waiting.set()
+        assert go_on.wait(30)
+        return wait()
+
+    backend._waiting.append(slow)
+    answers = []
+    collecting = threading.Thread(target=lambda: answers.append(backend.collect()))
+    closing = threading.Thread(target=backend.close)
+    collecting.start()
+    assert waiting.wait(30)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go_on.set()
+    for thread in (collecting, closing):
+        thread.join()
+    assert_answer(answers[0], noise(5))
+    with pytest.raises(EngineError, match="closed; open it again"):
+        backend.collect()
+
+
 def test_any_thread_may_call(backend):
     answers = []
 

@@ -152,6 +152,43 @@ def test_it_may_be_closed_with_calls_in_flight_and_in_another_thread(backend, dr
             call()
 
 
+def test_closing_waits_for_the_frame_that_another_thread_waits_for(backend, driver, monkeypatch):
+    """It would free the memory that the answer is copied from."""
+    cuda, detector, answers = backend._cuda, CrackDetector(backend), []
+    synchronise, waiting, go_on = cuda.synchronise, threading.Event(), threading.Event()
+
+    def slow(stream):
+        synchronise(stream)
+        waiting.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(cuda, "synchronise", slow)
+    running = threading.Thread(target=lambda: answers.append(detector.run(noise(3)[0]).probability))
+    closing = threading.Thread(target=detector.close)
+    running.start()
+    assert waiting.wait(30)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go_on.set()
+    for thread in (running, closing):
+        thread.join()
+    np.testing.assert_array_equal(answers[0], mean(noise(3))[0])
+    assert driver.live() == {}
+
+
+def test_a_suspended_stream_does_not_keep_another_thread_from_closing(backend):
+    detector = CrackDetector(backend)
+    stream = detector.stream([noise(seed)[0] for seed in range(9)])
+    next(stream)
+    thread = threading.Thread(target=detector.close)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    with pytest.raises(EngineError, match="closed; open it again"):
+        next(stream)
+
+
 @pytest.mark.parametrize("zero_copy", [False, True])
 @pytest.mark.parametrize(
     "function", ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "execute_async_v3"]

@@ -50,7 +50,7 @@ class Backend(Protocol):
         """The same model for another thread, with calls of its own; each is closed by itself. Raises EngineError."""
 
     def close(self) -> None:
-        """Wait for what is in flight and let go of the model."""
+        """Wait for what is in flight, a call of another thread too, and let go of the model."""
 
 
 def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,7 +18,11 @@ Answer = NDArray[np.uint8]
 
 
 class Calls(ABC):
-    """The part of a `Backend` that no library changes; a library says how to start a call and how to let go."""
+    """The part of a `Backend` that no library changes; a library says how to start a call and how to let go.
+
+    One thing at a time: a close from another thread waits for the call that is being started or waited for, since it
+    frees what that works on. Between a submit and its collect nothing is held.
+    """
 
     name: str
     depth: int
@@ -27,33 +32,37 @@ class Calls(ABC):
         self._shape = spec.input_shape
         self._waiting: deque[Callable[[], Answer]] = deque()
         self._closed = False
+        self._lock = threading.RLock()  # reentrant: forgotten backends are closed whenever garbage is collected
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
         """Start on uint8 (N, H, W, C); see `Backend.submit`."""
-        self._check_open()
-        if len(self._waiting) >= self.depth:
-            raise EngineError(f"{self.depth} calls are in flight, as many as {self.name} takes; collect one first")
-        if frames.shape != self._shape or frames.dtype != np.uint8 or not frames.flags.c_contiguous:
-            raise FrameError(f"wanted contiguous uint8 {self._shape}, got {frames.dtype} {frames.shape}")
-        with library_errors(self.name, "start on a frame"):
-            self._waiting.append(self._start(frames))
+        with self._lock:
+            self._check_open()
+            if len(self._waiting) >= self.depth:
+                raise EngineError(f"{self.depth} calls are in flight, as many as {self.name} takes; collect one first")
+            if frames.shape != self._shape or frames.dtype != np.uint8 or not frames.flags.c_contiguous:
+                raise FrameError(f"wanted contiguous uint8 {self._shape}, got {frames.dtype} {frames.shape}")
+            with library_errors(self.name, "start on a frame"):
+                self._waiting.append(self._start(frames))
 
     def collect(self) -> Answer:
         """Wait for the oldest call; see `Backend.collect`."""
-        self._check_open()
-        if not self._waiting:
-            raise EngineError("nothing is in flight; submit a frame first")
-        wait = self._waiting.popleft()
-        with library_errors(self.name, "run the model"):
-            return wait()
+        with self._lock:
+            self._check_open()
+            if not self._waiting:
+                raise EngineError("nothing is in flight; submit a frame first")
+            wait = self._waiting.popleft()
+            with library_errors(self.name, "run the model"):
+                return wait()
 
     def close(self) -> None:
         """Wait for what is in flight, drop its answers and let go of the model; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._waiting.clear()
-        self._release()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._waiting.clear()
+            self._release()
 
     @abstractmethod
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:

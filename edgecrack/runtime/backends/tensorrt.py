@@ -117,8 +117,9 @@ class TensorRtBackend(Calls):
 
     def clone(self) -> TensorRtBackend:
         """A second backend for another thread, on the same engine, with slots of its own. Raises EngineError."""
-        self._check_open()
-        return TensorRtBackend(self.engine, graphs=self._graphs, zero_copy=self.zero_copy)
+        with self._lock:  # a close meanwhile could free the engine
+            self._check_open()
+            return TensorRtBackend(self.engine, graphs=self._graphs, zero_copy=self.zero_copy)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         slot = self._idle[-1]
