@@ -32,7 +32,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600, too private for a result
+        temporary.chmod(0o666 & ~umask())  # mkstemp gives 0600, too private for a result
         temporary.replace(path)
     except EdgecrackError:
         raise
@@ -48,7 +48,8 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What new files and folders of this process are not allowed."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

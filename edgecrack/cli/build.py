@@ -27,6 +27,10 @@ def build(
     """
     if for_ and timing_cache:
         raise typer.BadParameter("TensorRT for RTX measures nothing when it builds", param_hint="--timing-cache")
+    if for_ and device:
+        raise typer.BadParameter("TensorRT for RTX builds for the GPUs named with --for", param_hint="--device")
+    if output and output.suffix != ".engine":  # by which `run` knows it, and no ONNX file is overwritten
+        raise typer.BadParameter(f"an engine is named NAME.engine, got {output.name!r}", param_hint="--output")
     capabilities = chosen(for_, device)
     path = output or onnx.with_suffix(".engine")
     typer.echo(built(onnx, path, capabilities, workspace=workspace, timing_cache=timing_cache, device=device))

@@ -18,12 +18,12 @@ def sample_clip(
 ) -> None:
     """Render a clip of a road with cracks, and the mask of each frame; print the clip's path."""
     import shutil
-    import tempfile
+    from tempfile import TemporaryDirectory
 
     import numpy as np
 
     from edgecrack.dataset import masks_beside
-    from edgecrack.files import atomic_path
+    from edgecrack.files import atomic_path, umask
     from edgecrack.images import write_image
     from edgecrack.rendering import RenderedRoad
     from edgecrack.runtime.video import VideoWriter
@@ -32,13 +32,15 @@ def sample_clip(
     frame_size = FrameSpec.parse(size)
     road = RenderedRoad(seed, frame_size.height, frame_size.width, view=view)
     masks = masks_beside(out)
-    temporary = tempfile.TemporaryDirectory(dir=out.parent, ignore_cleanup_errors=True)
-    with atomic_path(out) as clip, temporary as folder:
+    with atomic_path(out) as clip, TemporaryDirectory(dir=out.parent, prefix=".", ignore_cleanup_errors=True) as folder:
         with VideoWriter(clip, rate) as writer:
             for index in range(round(seconds * rate)):
                 image, mask = road.frame(index, rate)
                 writer.write(image)
                 write_image(Path(folder) / f"{index:06d}.png", mask.astype(np.uint8) * 255)
-        shutil.rmtree(masks, ignore_errors=True)
+        if masks.exists():
+            typer.echo(f"{masks} was there and is replaced", err=True)
+            shutil.rmtree(masks)
+        Path(folder).chmod(0o777 & ~umask())  # it was made as 0700, too private for a result
         Path(folder).rename(masks)
     typer.echo(out)

@@ -168,6 +168,9 @@ def test_arguments_that_cannot_be(net, tmp_path):
     refused(tmp_path, 2, "measures nothing", net, "--for", "sm86", "--timing-cache", tmp_path / "cache")
     refused(tmp_path, 2, "--workspace", net, "--for", "sm86", "--workspace", "0")
     refused(tmp_path, 2, "--device", net, "--device", "-1")
+    refused(tmp_path, 2, "builds for the GPUs named", net, "--for", "sm86", "--device", "1")
+    refused(tmp_path, 2, "an engine is named NAME.engine, got 'net.plan'", net, "--for", "sm86", "-o", "net.plan")
+    refused(tmp_path, 2, "an engine is named NAME.engine, got 'net.onnx'", net, "--for", "sm86", "-o", net)
     refused(tmp_path, 2, "Missing argument")
 
 
@@ -176,7 +179,8 @@ def test_an_output_that_cannot_be_written(net, tmp_path):
     place = tmp_path / "place"
     place.write_text("a file")
     refused(tmp_path, 1, "cannot write", net, "--for", "sm86", "-o", place / "net.engine")
-    refused(tmp_path, 1, "it is there and is not a file", net, "--for", "sm86", "-o", tmp_path)
+    (tmp_path / "folder.engine").mkdir()
+    refused(tmp_path, 1, "it is there and is not a file", net, "--for", "sm86", "-o", tmp_path / "folder.engine")
     full = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"

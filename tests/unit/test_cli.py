@@ -51,6 +51,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "road.mp4"
+    done = edgecrack("sample-clip", path, "--seconds", "0.2", "--size", "320x192", "--seed", "13")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
 def test_export_run_evaluate_info(exported: Path, frames: Path, tmp_path: Path) -> None:
     done = edgecrack("run", exported, "--source", frames, "--out", tmp_path / "out", "--masks")
     assert done.returncode == 0, done.stderr
@@ -65,6 +73,85 @@ def test_export_run_evaluate_info(exported: Path, frames: Path, tmp_path: Path) 
     assert json.loads(done.stdout)["spec"]["precision"] == "int8"
 
 
+WITHOUT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {module!r} or name == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "extras", "arguments"),
+    [
+        ("cv2", "'edgecrack[cpu]'", ["run", "MODEL", "--source", "FRAMES", "--out", "out"]),
+        ("cv2", "'edgecrack[cpu]'", ["evaluate", "MODEL", "--data", "FRAMES"]),
+        ("matplotlib", "edgecrack[evaluate]", ["evaluate", "MODEL", "--data", "CLIP", "--out", "out"]),
+        ("cv2", "'edgecrack[cpu]'", ["sample-clip", "road.mp4"]),
+        ("torch", "'edgecrack[export]'", ["export", "--model", "scnet"]),
+        ("safetensors", "'edgecrack[export]'", ["export", "--model", "scnet"]),
+        ("torch", "'edgecrack[export]'", ["train", "--model", "scnet"]),
+        ("onnx", "'edgecrack[export]' or 'edgecrack[tensorrt]'", ["info", "MODEL"]),
+        ("onnx", "'edgecrack[export]' or 'edgecrack[tensorrt]'", ["build", "MODEL", "--for", "sm86"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_missing_library_is_one_line(
+    module: str, extras: str, arguments: list[str], exported: Path, frames: Path, clip: Path, tmp_path: Path
+) -> None:
+    if arguments[0] == "build":
+        pytest.importorskip("tensorrt_rtx")
+    places = {
+        "MODEL": exported,
+        "FRAMES": frames,
+        "CLIP": clip,
+        "out": tmp_path / "out",
+        "road.mp4": tmp_path / "a.mp4",
+    }
+    done = edgecrack(*(places.get(word, word) for word in arguments), prefix=WITHOUT.format(module=module))
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(("weights: ", "builder: "))]
+    assert line.startswith("edgecrack: ")
+    assert module in line
+    assert extras in line
+
+
+def test_a_module_that_no_extra_brings_is_a_bug(exported: Path) -> None:
+    done = edgecrack("info", exported, prefix=WITHOUT.format(module="edgecrack.runtime"))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+INTERRUPTED = """
+import os, signal, time
+import {module} as module
+def interrupted(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+module.{name} = interrupted
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("edgecrack.runtime.detector CrackDetector.run", ["evaluate", "MODEL", "--data", "FRAMES", "--out", "OUT"]),
+        ("edgecrack.runtime.detector CrackDetector._submit", ["run", "MODEL", "--source", "FRAMES", "--out", "OUT"]),
+        ("edgecrack.runtime.video VideoWriter.write", ["sample-clip", "CLIP"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_ctrl_c_is_one_line(place: str, arguments: list[str], exported: Path, frames: Path, tmp_path: Path) -> None:
+    module, name = place.split()
+    places = {"MODEL": exported, "FRAMES": frames, "OUT": tmp_path / "out", "CLIP": tmp_path / "road.mp4"}
+    words = [places.get(word, word) for word in arguments]
+    done = edgecrack(*words, prefix=INTERRUPTED.format(module=module, name=name))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "edgecrack: interrupted\n")
+    assert {path.name for path in tmp_path.rglob("*")} <= {"out", "log.jsonl", "overlay"}
+
+
 def test_checks_names_what_is_here() -> None:
     done = edgecrack("checks")
     assert done.returncode == 0
@@ -72,16 +159,29 @@ def test_checks_names_what_is_here() -> None:
         assert word in done.stdout
 
 
-def test_sample_clip_is_scored(exported: Path, tmp_path: Path) -> None:
-    clip = tmp_path / "road.mp4"
-    done = edgecrack("sample-clip", clip, "--seconds", "0.2", "--size", "320x192", "--seed", "13")
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "road.masks").iterdir())) == 6
+def test_sample_clip_is_scored(exported: Path, clip: Path, tmp_path: Path) -> None:
+    masks = clip.with_suffix(".masks")
+    assert len(list(masks.iterdir())) == 6
+    (tmp_path / "made").mkdir()
+    assert masks.stat().st_mode == (tmp_path / "made").stat().st_mode  # what the umask gives
     done = edgecrack("evaluate", exported, "--data", clip, "--out", tmp_path / "scores")
     assert done.returncode == 0, done.stderr
     assert "best F1" in done.stdout
     assert json.loads((tmp_path / "scores" / "scores.json").read_text())[0]["frames"] == 6
     assert cv2.imread(str(tmp_path / "scores" / "precision_recall.png")) is not None
+
+
+def test_sample_clip_makes_its_folder_and_says_what_it_replaces(tmp_path: Path) -> None:
+    clip, small = tmp_path / "new" / "road.mp4", ("--seconds", "0.1", "--size", "64x48")
+    done = edgecrack("sample-clip", clip, *small)
+    assert (done.returncode, done.stderr) == (0, "")
+    (clip.with_suffix(".masks") / "mine.png").touch()
+    done = edgecrack("sample-clip", clip, *small)
+    assert done.stderr == f"{clip.with_suffix('.masks')} was there and is replaced\n"
+    assert {path.name for path in clip.parent.iterdir()} == {"road.mp4", "road.masks"}
+    assert not (clip.with_suffix(".masks") / "mine.png").exists()
+    (tmp_path / "file").touch()
+    failed(1, "cannot write", "sample-clip", tmp_path / "file" / "road.mp4", *small)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +270,5 @@ def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "edgecrack: interrupted"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
