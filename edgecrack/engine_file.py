@@ -63,11 +63,13 @@ class EngineRecord:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SpecError(f"not an engine record of this version of edgecrack: {error}") from error
 
-    def rebuild_command(self, engine: Path, compute_capability: str = "") -> str:
-        """The command line that builds the engine anew from its ONNX, for a GPU of `compute_capability` too."""
+    def rebuild_command(self, engine: Path, compute_capability: str = "", device: int = 0) -> str:
+        """The command line that builds the engine anew from its ONNX, for a GPU of `compute_capability` too, or on `device`."""
         command = ["edgecrack", "build", os.path.normpath(engine.parent / self.onnx), "-o", str(engine)]
         if self.flavour == "tensorrt_rtx":
             command += ["--for", self.names_for(compute_capability)]
+        elif device:
+            command += ["--device", str(device)]
         return shlex.join(command)
 
     def names_for(self, compute_capability: str) -> str:
@@ -95,7 +97,7 @@ def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
     )
 
 
-def read_plan(engine: str | os.PathLike[str], record: EngineRecord) -> bytes:
+def read_plan(engine: str | os.PathLike[str], record: EngineRecord, device: int = 0) -> bytes:
     """The engine file's content. Raises EngineError when it cannot be read, EngineMismatch when it is not what was built."""
     try:
         plan = Path(engine).read_bytes()
@@ -103,14 +105,17 @@ def read_plan(engine: str | os.PathLike[str], record: EngineRecord) -> bytes:
         raise EngineError(f"cannot read the engine {engine}: {error.strerror or error}") from error
     if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
         raise mismatch(
-            engine, record, "it is not the file that was built: its SHA-256 differs from the one in its record"
+            engine,
+            record,
+            "it is not the file that was built: its SHA-256 differs from the one in its record",
+            device=device,
         )
     return plan
 
 
 def mismatch(
-    engine: str | os.PathLike[str], record: EngineRecord, reason: str, compute_capability: str = ""
+    engine: str | os.PathLike[str], record: EngineRecord, reason: str, compute_capability: str = "", device: int = 0
 ) -> EngineMismatch:
     """The error that says why an engine cannot run here, and the command that makes one that can, on such a GPU."""
-    command = record.rebuild_command(Path(engine), compute_capability)
+    command = record.rebuild_command(Path(engine), compute_capability, device)
     return EngineMismatch(f"cannot run {engine}: {reason}; build it again: {command}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecrack.cli.opening import BACKEND, REBUILD, opened
+from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +25,7 @@ def evaluate(
     threshold: Annotated[float | None, typer.Option(help="In (0, 1].  [default: the model's own]")] = None,
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
+    device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
     every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")
@@ -41,7 +42,7 @@ def evaluate(
 
     sets = [open_labelled(folder, split).every(every) for folder in filter(None, data.split(","))]
     evaluations = []
-    with opened(model, threshold=threshold, backend=backend, rebuild=rebuild) as detector:
+    with opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device) as detector:
         for dataset in sets:
             evaluations.append(score(detector, dataset, partial(_bar, dataset, detector.backend.name)))
     report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)

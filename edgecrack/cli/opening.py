@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector
 
 BACKEND = "auto, openvino, onnxruntime or tensorrt."
+DEVICE = "The GPU that an engine runs on, counted from 0."
 REBUILD = "Build an engine that does not run on this machine anew, from the ONNX it was built from, and go on."
 
 
-def opened(model: Path, *, threshold: float | None, backend: str, rebuild: bool) -> CrackDetector:
+def opened(model: Path, *, threshold: float | None, backend: str, rebuild: bool, device: int) -> CrackDetector:
     """The detector; an engine of another machine is built anew first if `rebuild`, else raised as EngineMismatch."""
     from edgecrack.runtime import CrackDetector
 
     try:
-        return CrackDetector(model, threshold=threshold, backend=backend)
+        return CrackDetector(model, threshold=threshold, backend=backend, device=device)
     except EngineMismatch as mismatch:
         if not rebuild:
             raise
-        _rebuild(model, mismatch)
-    return CrackDetector(model, threshold=threshold, backend=backend)
+        _rebuild(model, mismatch, device)
+    return CrackDetector(model, threshold=threshold, backend=backend, device=device)
 
 
-def _rebuild(engine: Path, mismatch: EngineMismatch) -> None:
+def _rebuild(engine: Path, mismatch: EngineMismatch, device: int) -> None:
     """With the flavour of TensorRT that built it before; an engine for named GPUs is built for this one too."""
     from edgecrack.cli.build import built, chosen
     from edgecrack.cuda_probe import probe
@@ -42,8 +43,8 @@ def _rebuild(engine: Path, mismatch: EngineMismatch) -> None:
     else:
         onnx, names = engine.parent / record.onnx, None
         if record.flavour == "tensorrt_rtx":
-            names = record.names_for(probe().compute_capability)
+            names = record.names_for(probe(device).compute_capability)
     if not onnx.is_file():
         raise EngineMismatch(f"{mismatch}; {onnx} is not there") from mismatch
     typer.echo(f"building again: {mismatch}", err=True)
-    built(onnx, engine, chosen(names))
+    built(onnx, engine, chosen(names, device), device=device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecrack.cli.opening import BACKEND, REBUILD, opened
+from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, opened
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -24,6 +24,7 @@ def run(
     ] = None,
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
+    device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
     masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
 ) -> None:
@@ -37,7 +38,7 @@ def run(
     from edgecrack.runtime import open_source
 
     frames = crack = pixels = 0
-    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild)
+    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device)
     with detector, ExitStack() as stack:
         road = stack.enter_context(open_source(source))
         sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)

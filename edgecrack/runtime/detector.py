@@ -34,15 +34,20 @@ class CrackDetector(Closing):
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Backend, *, threshold: float | None = None, backend: str = "auto"
+        self,
+        model: str | os.PathLike[str] | Backend,
+        *,
+        threshold: float | None = None,
+        backend: str = "auto",
+        device: int = 0,
     ) -> None:
         """Load a model file, or take over an open Backend, which `close` then closes.
 
         `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino", "onnxruntime"
-        or "tensorrt". Raises EngineError, MissingDependency or SpecError.
+        or "tensorrt"; `device` is the GPU that an engine runs on. Raises EngineError, MissingDependency or SpecError.
         """
         self._threshold = None if threshold is None else check_threshold(threshold)
-        self.backend = open_backend(model, backend) if isinstance(model, (str, os.PathLike)) else model
+        self.backend = open_backend(model, backend, device=device) if isinstance(model, (str, os.PathLike)) else model
         self._lock = threading.Lock()
         self._closed = False
 

@@ -103,6 +103,16 @@ def test_for_another_gpu(engine, fake_cuda):
     assert_one_line(done, engine, 4, "capability 8.6, this GPU has 12.0", command)
 
 
+def test_another_gpu_of_the_machine_is_chosen(engine, fake_cuda):
+    rewrite(engine, flavour="tensorrt", compute_capabilities=("8.6",))
+    environment = {**fake_cuda, "FAKE_CUDA_DEVICES": "2", "FAKE_CUDA_CAPABILITY": "12.0"}
+    done = run(engine, environment, "--device", "1")
+    assert_one_line(done, engine, 4, "this GPU has 12.0 (Fake GPU 1)", f"-o {engine} --device 1")
+    assert_one_line(run(engine, environment, "--device", "2"), engine, 1, "no GPU 2: CUDA shows 2")
+    done = run(engine.with_suffix(".onnx"), environment, "--device", "1")
+    assert_one_line(done, engine, 1, "a GPU is chosen for an engine, and", "net.onnx is none")
+
+
 def test_of_another_tensorrt_or_cuda(engine, fake_cuda):
     rewrite(engine, version="1.2.0.54")
     assert_one_line(

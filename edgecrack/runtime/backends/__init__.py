@@ -53,9 +53,9 @@ class Backend(Protocol):
         """Wait for what is in flight, a call of another thread too, and let go of the model."""
 
 
-def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend:
+def open_backend(path: str | os.PathLike[str], backend: str = "auto", *, device: int = 0) -> Backend:
     """Load the model file at `path`: an engine goes to "tensorrt", of which `open_engine` has the finer choices; for ONNX
-    "auto" takes OpenVINO where it is installed, else ONNX Runtime.
+    "auto" takes OpenVINO where it is installed, else ONNX Runtime. `device` is the GPU that an engine runs on.
 
     INT8 for TensorRT (signed activations), mixed with FP16 or not, goes to ONNX Runtime, the numeric reference: OpenVINO
     2026.4 answers with noise for such an aelf-unet, and is refused.
@@ -73,7 +73,9 @@ def open_backend(path: str | os.PathLike[str], backend: str = "auto") -> Backend
             )
         from edgecrack.runtime.backends.engine import open_engine
 
-        return open_engine(path)
+        return open_engine(path, device=device)
+    if device:
+        raise SpecError(f"a GPU is chosen for an engine, and {path} is none; got device {device}")
     if backend == ENGINE_BACKEND:
         raise EngineError(f"{path} is no engine, which {ENGINE_BACKEND} takes; build one: edgecrack build {path}")
     spec = read_spec(path)

@@ -43,9 +43,9 @@ def open_engine(
     if not Path(path).exists():  # or its record would be missed first, and that is another error
         raise EngineError(f"cannot read the engine {path}: there is no such file")
     record = read_record(path)
-    plan = read_plan(path, record)
+    plan = read_plan(path, record, device)
     _check_gpu(path, record, probe(device))
-    _check_version(path, record)
+    _check_version(path, record, device)
     if zero_copy is None:
         zero_copy = _chosen_zero_copy()
     cuda = open_cuda(device, cuda_library)
@@ -66,21 +66,25 @@ def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> 
         built = " or ".join(record.compute_capabilities) + (f" ({record.gpu})" if record.gpu else "")
         here = f"this GPU has {gpu.compute_capability} ({gpu.name})"
         reason = f"it was built for compute capability {built}, {here}"
-        raise mismatch(path, record, reason, gpu.compute_capability)
+        raise mismatch(path, record, reason, gpu.compute_capability, gpu.index)
     built_cuda, cuda = (version.partition(".")[0] for version in (record.cuda, gpu.cuda))
     if built_cuda and built_cuda != cuda:
-        raise mismatch(path, record, f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}")
+        reason = f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}"
+        raise mismatch(path, record, reason, device=gpu.index)
 
 
-def _check_version(path: str | os.PathLike[str], record: EngineRecord) -> None:
+def _check_version(path: str | os.PathLike[str], record: EngineRecord, device: int) -> None:
     if record.flavour not in FLAVOURS:
         raise mismatch(
-            path, record, f"it was built by {record.flavour!r}, which this version of edgecrack does not know"
+            path,
+            record,
+            f"it was built by {record.flavour!r}, which this version of edgecrack does not know",
+            device=device,
         )
     version = load_tensorrt(record.flavour).__version__
     if version != record.version:
         name = FLAVOURS[record.flavour]
-        raise mismatch(path, record, f"it was built by {name} {record.version}, here is {version}")
+        raise mismatch(path, record, f"it was built by {name} {record.version}, here is {version}", device=device)
 
 
 def _shared_engine(cuda: Cuda, record: EngineRecord, plan: bytes, path: Path) -> SharedEngine:
