@@ -7,7 +7,11 @@ DEMO ?= demo
 RESULTS ?= results
 
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+INSTALL = $(PIP_INSTALL) -c constraints.txt
+RELEASE := /etc/nv_tegra_release
+JETSON := $(wildcard $(RELEASE))
+JETPACK6 := $(shell grep -s 'R36 ' $(RELEASE))
 SEED := 13
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types results bench gpu-check pycuda rtx-matrix wheels-check clean
@@ -17,7 +21,7 @@ help: ## Say what can be made
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "wanted Python 3.10 or newer, got $$($(PYTHON) --version); give PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(if $(JETSON),--system-site-packages) $(VENV) || { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Downloading about 460 MB where pip takes the CPU build of torch, several GB where it takes the CUDA build (PIP_ARGS chooses the index)."
@@ -74,9 +78,10 @@ gpu-check: $(VENV)/.gpu ## Say what works on this machine's NVIDIA GPU, on one p
 pycuda: $(VENV)/.dev ## Build pycuda, for which there are no wheels, and no CUDA toolkit is needed: the tests then cover it too
 	tools/install_pycuda.sh $(BIN)/python
 
+# Without CI's pins, which fit no JetPack: docs/jetson.md has what does. An OpenCV from pip would hide JetPack's.
 $(VENV)/.gpu: pyproject.toml | $(BIN)/python
-	$(INSTALL) -e '.[tensorrt]'
-	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(INSTALL) -e '.[cpu]'
+	$(PIP_INSTALL) -e '.[tensorrt]' $(if $(JETPACK6),'numpy<2' 'cuda-bindings==12.9.*')
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(if $(JETSON),{ echo "$(VENV) does not see JetPack's OpenCV: apt install python3-opencv and make $(VENV) anew with --system-site-packages" >&2; exit 1; },$(PIP_INSTALL) -e '.[cpu]')
 	@touch $@
 
 wheels-check: $(VENV)/.demo ## Resolve every extra for Python 3.10 to 3.13 on x86-64 and aarch64, from wheels alone
