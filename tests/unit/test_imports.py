@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "dataset": (PICTURES, {"numpy", "cv2"}),
     "metrics": ({"errors", "spec"}, {"numpy", "cv2"}),
     "onnx_graph": (
-        {"errors", "files", "spec", "runtime.onnx_metadata"},
+        {*FILES, "spec"},
         {"numpy", "onnx", "onnxruntime", "google"},
     ),  # protobuf, whose errors onnx passes on
     "rendering": ({"errors", "spec", "rendering"}, {"numpy", "cv2"}),
