@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgecrack.errors import EngineError, EngineMismatch, SpecError
 from edgecrack.spec import ModelSpec
@@ -55,6 +57,9 @@ class EngineRecord:
         """What `to_json` wrote. Raises SpecError for anything else."""
         try:
             values = json.loads(text)
+            wrong = [name for name, value in values.items() if name != "spec" and not _is_of_its_type(name, value)]
+            if wrong:
+                raise SpecError(f"not an engine record: {wrong[0]} cannot be {json.dumps(values[wrong[0]])}")
             spec = ModelSpec.from_json(json.dumps(values.pop("spec")))
             capabilities = tuple(values.pop("compute_capabilities"))
             return cls(spec=spec, compute_capabilities=capabilities, **values)
@@ -83,8 +88,20 @@ def record_path(engine: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(engine)}.json")
 
 
+def _is_of_its_type(name: str, value: Any) -> bool:
+    """Whether the field `name` of a record can have this value of JSON; people edit them."""
+    if name == "compute_capabilities":
+        return isinstance(value, list) and all(isinstance(e, str) and re.fullmatch(r"\d+\.\d+", e) for e in value)
+    if name == "precisions":
+        return isinstance(value, dict) and all(type(count) is int for count in value.values())
+    if name == "build_seconds":
+        return type(value) in (int, float)
+    return isinstance(value, str)
+
+
 def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
-    """The record of an engine file. Raises EngineMismatch when there is none, or none that can be read."""
+    """The record of an engine file. Raises EngineMismatch, with the command that builds it anew from the ONNX of its name
+    where there is one, when there is none, or none that can be read."""
     path = record_path(engine)
     try:
         return EngineRecord.from_json(path.read_text())
@@ -92,8 +109,10 @@ def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
         reason = error.strerror or str(error)
     except (SpecError, UnicodeDecodeError) as error:
         reason = str(error)
+    onnx = Path(engine).with_suffix(".onnx")
+    command = ["edgecrack", "build", str(onnx) if onnx.is_file() else "MODEL.onnx", "-o", os.fspath(engine)]
     raise EngineMismatch(
-        f"cannot read {path}, which says where {engine} runs: {reason}; build the engine again: edgecrack build MODEL.onnx"
+        f"cannot read {path}, which says where {engine} runs: {reason}; build the engine again: {shlex.join(command)}"
     )
 
 

@@ -5,6 +5,7 @@ TensorRT for RTX is real where it is installed; the driver is the one in tests/f
 
 import dataclasses
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from edgecrack.engine_file import read_record, record_path
+from edgecrack.errors import EngineMismatch
 
 FAKE_CUDA = Path(__file__).parents[1] / "fake_cuda"
 NO_DRIVER = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
@@ -150,15 +152,42 @@ def test_without_a_record_or_with_one_that_was_edited(engine, fake_cuda, content
     record_path(engine).unlink()
     if content is not None:
         record_path(engine).write_text(content)
-    assert_one_line(
-        run(engine, on_its_gpu(fake_cuda)), engine, 4, f"cannot read {record_path(engine)}", "build the engine again"
-    )
+    onnx = engine.with_suffix(".onnx")
+    words = [f"cannot read {record_path(engine)}", f"build the engine again: edgecrack build {onnx} -o {engine}"]
+    assert_one_line(run(engine, on_its_gpu(fake_cuda)), engine, 4, *words)
+    if content is None:
+        onnx.unlink()
+        words[1] = f"edgecrack build MODEL.onnx -o {engine}"
+        assert_one_line(run(engine, on_its_gpu(fake_cuda)), engine, 4, *words)
 
 
 def test_with_a_record_of_other_fields(engine, fake_cuda):
     text = record_path(engine).read_text().replace('"gpu"', '"gpus"')
     record_path(engine).write_text(text)
     assert_one_line(run(engine, on_its_gpu(fake_cuda)), engine, 4, "not an engine record of this version")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cuda", 13),
+        ("flavour", []),
+        ("onnx", None),
+        ("gpu", {}),
+        ("compute_capabilities", [8.6]),
+        ("compute_capabilities", "8.6"),
+        ("compute_capabilities", ["86"]),
+        ("precisions", {"fp32": "3"}),
+        ("precisions", None),
+        ("build_seconds", "long"),
+    ],
+)
+def test_a_record_with_a_value_of_another_type_is_refused_by_name(engine, name, value):
+    values = json.loads(record_path(engine).read_text())
+    record_path(engine).write_text(json.dumps(values | {name: value}))
+    with pytest.raises(EngineMismatch, match=f": not an engine record: {name} cannot be ") as caught:
+        read_record(engine)
+    assert json.dumps(value) in str(caught.value)
 
 
 def test_that_is_not_there_or_cannot_be_read(engine, fake_cuda, tmp_path):
