@@ -13,6 +13,7 @@ LIBRARY = "libcuda.so.1"
 OLDEST = (12, 0)  # of CUDA: what the oldest TensorRT that edgecrack takes is built against
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
+_MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _NAME_BYTES = 256
 
 
@@ -26,6 +27,7 @@ class Gpu:
         compute_capability: such as "8.7".
         cuda: the newest version of CUDA that the driver speaks, such as "13.0".
         integrated: whether it shares its memory with the CPU, as in a Jetson.
+        multiprocessors: how many it has, which tells apart GPUs of one name.
     """
 
     index: int
@@ -33,6 +35,7 @@ class Gpu:
     compute_capability: str
     cuda: str
     integrated: bool
+    multiprocessors: int
 
 
 def probe(device: int = 0) -> Gpu:
@@ -50,8 +53,9 @@ def probe(device: int = 0) -> Gpu:
     handle = _number(driver, "cuDeviceGet", device)
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _call(driver, "cuDeviceGetName", name, _NAME_BYTES, handle)
-    major, minor, integrated = (
-        _number(driver, "cuDeviceGetAttribute", attribute, handle) for attribute in (_MAJOR, _MINOR, _INTEGRATED)
+    major, minor, integrated, multiprocessors = (
+        _number(driver, "cuDeviceGetAttribute", attribute, handle)
+        for attribute in (_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS)
     )
     return Gpu(
         index=device,
@@ -59,6 +63,7 @@ def probe(device: int = 0) -> Gpu:
         compute_capability=_dotted((major, minor)),
         cuda=_dotted(cuda),
         integrated=bool(integrated),
+        multiprocessors=multiprocessors,
     )
 
 

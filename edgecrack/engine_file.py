@@ -27,6 +27,7 @@ class EngineRecord:
         version: of TensorRT.
         cuda: the version that the driver spoke where it was built, such as "13.0"; "" without a driver.
         gpu: the GPU's name where it was built; "" for an engine built for named capabilities.
+        multiprocessors: of that GPU; 0 where there is none, or an older edgecrack built it.
         compute_capabilities: on which it runs, such as "8.7".
         plan_sha256: of the engine file.
         onnx: where the ONNX file it was built from is, seen from the engine's folder.
@@ -46,6 +47,7 @@ class EngineRecord:
     onnx_sha256: str
     precisions: Mapping[str, int] = field(default_factory=dict)
     build_seconds: float = 0.0
+    multiprocessors: int = 0
 
     def to_json(self) -> str:
         """JSON to be read by people too."""
@@ -94,6 +96,8 @@ def _is_of_its_type(name: str, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(e, str) and re.fullmatch(r"\d+\.\d+", e) for e in value)
     if name == "precisions":
         return isinstance(value, dict) and all(type(count) is int for count in value.values())
+    if name == "multiprocessors":
+        return type(value) is int
     if name == "build_seconds":
         return type(value) in (int, float)
     return isinstance(value, str)

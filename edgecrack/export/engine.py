@@ -113,6 +113,7 @@ def engine_from_onnx(
         onnx_sha256=hashlib.sha256(data).hexdigest(),
         precisions=precisions,
         build_seconds=round(seconds, 3),
+        multiprocessors=target.gpu.multiprocessors if target.gpu else 0,
     )
     # until this is written the record beside the plan, if any, is of another plan, whose hash differs: nothing loads it
     write_atomic(record_path(path), record.to_json())

@@ -239,7 +239,7 @@ def test_tensorrt_builds_for_the_gpu_of_the_machine(net, tmp_path, stand_in, fak
     assert "builder: TensorRT 10.3.0 on Fake GPU 0, compute capability 8.7" in done.stderr
     told = json.loads(edgecrack("info", tmp_path / "net.engine").stdout)
     assert (told["flavour"], told["version"], told["gpu"]) == ("tensorrt", "10.3.0", "Fake GPU 0")
-    assert (told["compute_capabilities"], told["cuda"]) == (["8.7"], "13.0")
+    assert (told["compute_capabilities"], told["cuda"], told["multiprocessors"]) == (["8.7"], "13.0", 8)
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "net.onnx", "net.engine", "net.engine.json"}
 
 

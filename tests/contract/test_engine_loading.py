@@ -180,6 +180,7 @@ def test_with_a_record_of_other_fields(engine, fake_cuda):
         ("precisions", {"fp32": "3"}),
         ("precisions", None),
         ("build_seconds", "long"),
+        ("multiprocessors", True),
     ],
 )
 def test_a_record_with_a_value_of_another_type_is_refused_by_name(engine, name, value):

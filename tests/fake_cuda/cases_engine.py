@@ -23,11 +23,12 @@ RECORD = EngineRecord(
     flavour="tensorrt",
     version="10.3.0",
     cuda="13.2",
-    gpu="Orin",
+    gpu="Fake GPU 0",
     compute_capabilities=("8.7",),
     plan_sha256=hashlib.sha256(b"plan").hexdigest(),
     onnx="net.onnx",
     onnx_sha256="0" * 64,
+    multiprocessors=8,
 )
 KERNELS = b"kernels that were compiled"
 
@@ -152,12 +153,14 @@ def test_how_it_runs_is_the_callers_choice(tensorrt, write_engine, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "settings", "reason"),
     [
-        ({}, {"FAKE_CUDA_CAPABILITY": "11.0"}, r"capability 8\.7 \(Orin\), this GPU has 11\.0 \(Fake GPU 0\)"),
+        ({}, {"FAKE_CUDA_CAPABILITY": "11.0"}, r"capability 8\.7 \(Fake GPU 0\), this GPU has 11\.0 \(Fake"),
+        ({"gpu": "Orin"}, {}, "built on another GPU, Orin, this one is Fake GPU 0"),
+        ({}, {"FAKE_CUDA_MULTIPROCESSORS": "16"}, "on a GPU of 8 multiprocessors, this one has 16"),
         ({}, {"FAKE_CUDA_VERSION": "12060"}, r"built with CUDA 13\.2, this driver speaks CUDA 12\.6"),
         ({"version": "10.7.0"}, {}, r"built by TensorRT 10\.7\.0, here is 10\.3\.0"),
         ({"flavour": "tensorrt_dla"}, {}, "built by 'tensorrt_dla', which this version of edgecrack does not know"),
     ],
-    ids=["GPU", "CUDA", "TensorRT", "flavour"],
+    ids=["capability", "GPU", "multiprocessors", "CUDA", "TensorRT", "flavour"],
 )
 def test_an_engine_of_another_machine_is_refused_with_the_command_that_builds_it(
     tensorrt, write_engine, monkeypatch, changes, settings, reason
@@ -175,6 +178,15 @@ def test_one_for_named_gpus_is_to_be_built_for_this_one_too(tensorrt, write_engi
     monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "8.9")
     with pytest.raises(EngineMismatch, match=r" --for sm86,sm120,sm89$"):
         CrackDetector(write_engine(flavour="tensorrt_rtx", compute_capabilities=("8.6", "12.0"), cuda="", gpu=""))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"flavour": "tensorrt_rtx", "gpu": "RTX 3060", "multiprocessors": 28}, {"multiprocessors": 0}]
+)
+def test_another_gpu_of_its_capability_will_do_for_rtx_and_where_no_multiprocessors_are_recorded(
+    tensorrt, write_engine, changes
+):
+    CrackDetector(write_engine(**changes)).close()
 
 
 @pytest.mark.parametrize("cuda", ["", "13.0"])

@@ -4,8 +4,8 @@
    read or a frame overwritten too early is wrong every time. Device addresses cannot be read by the host. Copies are taken
    between device and pinned memory only, inside one allocation. Every call but a few needs a current context.
 
-   FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION (13000), FAKE_CUDA_CAPABILITY (8.7), FAKE_CUDA_INTEGRATED, FAKE_CUDA_MEMORY (bytes)
-   and FAKE_CUDA_FAIL set it up; see fake_fail. */
+   FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION (13000), FAKE_CUDA_CAPABILITY (8.7), FAKE_CUDA_INTEGRATED,
+   FAKE_CUDA_MULTIPROCESSORS (8), FAKE_CUDA_MEMORY (bytes) and FAKE_CUDA_FAIL set it up; see fake_fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -111,7 +111,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     const char *text = getenv("FAKE_CUDA_CAPABILITY");
     int major = 8, minor = 7;
     if (text) sscanf(text, "%d.%d", &major, &minor);
-    *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 18 ? setting("FAKE_CUDA_INTEGRATED", 0) : attribute == 19;
+    *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 18 ? setting("FAKE_CUDA_INTEGRATED", 0)
+             : attribute == 16 ? setting("FAKE_CUDA_MULTIPROCESSORS", 8) : attribute == 19;
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) { CALL *context = &live[CONTEXTS]; live[CONTEXTS]++; return SUCCESS; }

@@ -22,7 +22,8 @@ int cuDeviceGetName(char *name, int length, int device) {
     strncpy(name, device == 41 ? "Orin" : "RTX", length); return 0;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 18 ? device == 41 : attribute == 75 ? 8 : device == 41 ? 7 : 9; return 0;
+    *value = attribute == 18 ? device == 41 : attribute == 16 ? 8 * device - 312
+        : attribute == 75 ? 8 : device == 41 ? 7 : 9; return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     printf("retain %d\n", device); *context = (void *)0x700000000 + device; return 0;
@@ -75,11 +76,10 @@ def asked(device: int, folder: Path, **environment: str) -> str:
 
 
 def test_a_gpu_is_described_by_the_driver(driver: Path) -> None:
-    assert asked(1, driver) == "Gpu(index=1, name='Orin', compute_capability='8.7', cuda='13.2', integrated=True)"
-    assert (
-        asked(0, driver, VERSION="12060")
-        == "Gpu(index=0, name='RTX', compute_capability='8.9', cuda='12.6', integrated=False)"
-    )
+    words = "Gpu(index=1, name='Orin', compute_capability='8.7', cuda='13.2', integrated=True, multiprocessors=16)"
+    assert asked(1, driver) == words
+    words = "Gpu(index=0, name='RTX', compute_capability='8.9', cuda='12.6', integrated=False, multiprocessors=8)"
+    assert asked(0, driver, VERSION="12060") == words
 
 
 @pytest.mark.parametrize(

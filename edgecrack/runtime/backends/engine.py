@@ -67,10 +67,24 @@ def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> 
         here = f"this GPU has {gpu.compute_capability} ({gpu.name})"
         reason = f"it was built for compute capability {built}, {here}"
         raise mismatch(path, record, reason, gpu.compute_capability, gpu.index)
+    if record.flavour == "tensorrt":
+        _check_model(path, record, gpu)
     built_cuda, cuda = (version.partition(".")[0] for version in (record.cuda, gpu.cuda))
     if built_cuda and built_cuda != cuda:
         reason = f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}"
         raise mismatch(path, record, reason, device=gpu.index)
+
+
+def _check_model(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> None:
+    """Only an engine of TensorRT for RTX is one for all GPUs of a compute capability: RTX 3060 and A10 share theirs."""
+    if record.gpu and record.gpu != gpu.name:
+        reason = f"it was built on another GPU, {record.gpu}, this one is {gpu.name}"
+        raise mismatch(path, record, reason, device=gpu.index)
+    if record.multiprocessors and record.multiprocessors != gpu.multiprocessors:  # the Jetsons Orin may share a name
+        reason = (
+            f"it was built on a GPU of {record.multiprocessors} multiprocessors, this one has {gpu.multiprocessors}"
+        )
+        raise mismatch(path, record, f"{reason} (a Jetson's power mode may switch some off)", device=gpu.index)
 
 
 def _check_version(path: str | os.PathLike[str], record: EngineRecord, device: int) -> None:
