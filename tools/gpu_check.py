@@ -2,7 +2,9 @@
 
 For each CUDA library that is installed: copies, bandwidth, streams, graphs, threads, 10,000 frames without growth, through
 edgecrack's own backend with a small kernel in the place of a net. Then TensorRT, if it is installed: a shipped net, or the
-ONNX of --onnx where there is no torch to export one, is built and run end to end. Ends with 1 when something failed.
+ONNX of --onnx where there is no torch to export one, is built, run end to end, and its answers compared with ONNX Runtime's.
+Then the same graph on this GPU by ONNX Runtime and torch, where they are installed. What could not be run is said to be "not
+run", and the last line counts it. Ends with 1 when something failed.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ import argparse
 import gc
 import os
 import platform
+import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +36,8 @@ from numpy.typing import NDArray
 
 from edgecrack.cuda_probe import Gpu, probe
 from edgecrack.errors import EdgecrackError, EngineError
+from edgecrack.fitting import Fit, with_pixels
+from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 from edgecrack.runtime import CrackDetector, open_engine
 from edgecrack.runtime.backends.cuda import LIBRARIES, Cuda, capture, open_cuda
 from edgecrack.runtime.backends.tensorrt import ExecutionContext, SharedEngine, TensorRtBackend
@@ -38,9 +45,17 @@ from edgecrack.spec import FrameSpec, ModelSpec
 
 PACKAGES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
 NET = "scnet"
+Images = NDArray[np.uint8]
 BLOCK = 64 << 20  # bytes of a large copy
 RATE, JITTER = 0.90, 1.3  # end to end against the bare engine, at least; p99 against p50, at most
 LIMIT = 1800  # seconds for one part of the page
+FRAMES = 8  # whose answers are compared
+# The least mask F1 against ONNX Runtime on the same graph, whose precision is the engine's: sums differ in their order and so in
+# their last bits, which moves a pixel that is close to the threshold, or a level of INT8. Wrong code is far below.
+SAME = 0.98
+VERDICTS = {"pass": "passed", "FAIL": "failed", "not run": "not run"}
+NO_NET = "there is no torch to export a shipped net: make gpu-check ONNX=FILE"
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's packages put it, on no path
 
 
 def main() -> None:
@@ -50,11 +65,9 @@ def main() -> None:
     parser.add_argument("--part", help=argparse.SUPPRESS)  # of the page, for the child that prints it
     options = parser.parse_args()
     if options.part:
-        failed = (
-            tensorrt_part(options.onnx)
-            if options.part == "tensorrt"
-            else library_part(options.part, options.iterations)
-        )
+        parts = {"tensorrt": tensorrt_part, "others": others_part}
+        make = parts.get(options.part)
+        failed = make(options.onnx) if make else library_part(options.part, options.iterations)
         sys.exit(int(failed > 0))
     try:
         gpu = probe()
@@ -63,20 +76,28 @@ def main() -> None:
         sys.exit(1)
     print_machine(gpu)
     arguments = [f"--iterations={options.iterations}", *([f"--onnx={options.onnx}"] if options.onnx else [])]
-    codes = [run_part(part, arguments) for part in (*LIBRARIES, "tensorrt")]
-    sys.exit(int(any(codes)))
+    found = Counter[str]()
+    for part in (*LIBRARIES, "tensorrt", "others"):
+        found += run_part(part, arguments)
+    print("\n" + ", ".join(f"{found[verdict]} {words}" for verdict, words in VERDICTS.items()))
+    sys.exit(int(found["FAIL"] > 0))
 
 
-def run_part(part: str, arguments: list[str]) -> int:
-    """In a process of its own, whose crash is a line too."""
+def run_part(part: str, arguments: list[str]) -> Counter[str]:
+    """Print a part of the page, made in a process of its own, whose crash is a line too; how often each verdict is there."""
+    found = Counter[str]()
     command = [sys.executable, __file__, "--part", part, *arguments]
-    try:
-        code = subprocess.run(command, timeout=LIMIT).returncode
-    except subprocess.TimeoutExpired:
-        code = -1
-    if code not in (0, 1):
-        print(f"FAIL     {part} ended with {code}")
-    return code
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(LIMIT, process.kill)
+        timer.start()
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            found[line[:8].strip()] += 1
+        timer.cancel()
+    if process.returncode not in (0, 1):
+        print(f"FAIL     {part} ended with {process.returncode}")
+        found["FAIL"] += 1
+    return found
 
 
 def print_machine(gpu: Gpu) -> None:
@@ -278,23 +299,36 @@ def tensorrt_part(onnx: Path | None) -> int:
         )
         return 0
     if not onnx and not find_spec("torch"):
-        page.print("not run", "everything", "there is no torch to export a shipped net: give --onnx FILE")
+        page.print("not run", "everything", NO_NET)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        engine = Path(folder) / "net.engine"
-        page.check("build", lambda: build(engine, onnx, flavour))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        engine, graph = folder / "net.engine", onnx or folder / f"{NET}.int8-fp16.onnx"
+        if not onnx:
+            page.check("export", lambda: export(folder, "--int8", "--fp16"))
+        page.check("build", lambda: build(engine, graph, flavour))
         if page.failed:
-            page.print("not run", "end to end", "there is no engine")
+            page.print("not run", "answers and end to end", "there is no engine")
+            return page.failed
+        if find_spec("onnxruntime"):
+            page.check("answers", lambda: check_engine_answers(engine, graph))
         else:
-            page.check("end to end", lambda: check_engine(engine))
+            page.print(
+                "not run", "answers", "ONNX Runtime is not installed, to compare them with: pip install onnxruntime"
+            )
+        trtexec = shutil.which("trtexec") or shutil.which(TRTEXEC)
+        bare = trtexec if flavour == "tensorrt" else None
+        page.check("end to end", lambda: check_engine(engine, bare))
     return page.failed
 
 
-def build(engine: Path, onnx: Path | None, flavour: str) -> str:
+def export(folder: Path, *options: str) -> str:
+    run_edgecrack("export", "--model", NET, *options, "-o", str(folder))
+    return f"{NET} {' '.join(options)}"
+
+
+def build(engine: Path, onnx: Path, flavour: str) -> str:
     """The engine, for this GPU: the command line does it."""
-    if not onnx:
-        run_edgecrack("export", "--model", NET, "--int8", "--fp16", "-o", str(engine.parent))
-        onnx = engine.with_name(f"{NET}.int8-fp16.onnx")
     capability = probe().compute_capability.replace(".", "")
     for_ = ["--for", f"sm{capability}"] if flavour == "tensorrt_rtx" else []
     start = perf_counter()
@@ -310,23 +344,143 @@ def run_edgecrack(*arguments: str) -> None:
         raise EngineError((done.stderr.splitlines() or ["no words"])[-1])
 
 
-def check_engine(engine: Path) -> str:
+def check_engine(engine: Path, trtexec: str | None) -> str:
+    bare = trtexec_rate(trtexec, engine) if trtexec else None
     backend = open_engine(engine)
     try:
-        return rates(backend)
+        return rates(backend, bare)
     finally:
         backend.close()
+
+
+def trtexec_rate(trtexec: str, engine: Path) -> float:
+    """Batches a second of the engine by NVIDIA's own tool: two streams and graphs as here, copies counted as here."""
+    command = [trtexec, f"--loadEngine={engine}", "--infStreams=2", "--useCudaGraph"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    found = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
+    if done.returncode or not found:
+        raise EngineError(f"trtexec ended with {done.returncode} and no throughput")
+    return float(found[1])
+
+
+def check_engine_answers(engine: Path, onnx: Path) -> str:
+    backend = open_engine(engine)
+    try:
+        return check_answers(backend, onnx)
+    finally:
+        backend.close()
+
+
+def check_answers(backend: TensorRtBackend, onnx: Path) -> str:
+    def answer(frames: Images) -> Images:
+        backend.submit(np.ascontiguousarray([with_pixels(image, backend.spec.pixels) for image in frames]))
+        return backend.collect()
+
+    return compare(answer, onnx)
+
+
+def compare(answer: Callable[[Images], Images], onnx: Path) -> str:
+    """`answer` against the graph in `onnx` on ONNX Runtime's CPU provider, over rendered frames."""
+    from edgecrack.export.parity import parity
+    from edgecrack.runtime.onnx_metadata import read_spec
+
+    spec = read_spec(onnx)
+    size = spec.input_frame
+    images = [rendered_frame(seed, size.height, size.width)[0] for seed in DEMO_SEEDS[:FRAMES]]
+    found = parity(answer, onnx, images, spec.threshold)
+    text = (
+        f"mask F1 {found.f1:.4f} against ONNX Runtime's CPU provider on {FRAMES} rendered frames, {found.within:.2%} of the "
+        f"pixels within 1/255"
+    )
+    return expect(found.f1 >= SAME, text)
+
+
+# --- other libraries
+
+
+def others_part(onnx: Path | None) -> int:
+    """How many checks failed."""
+    page = Page("The graph on this GPU by other libraries")
+    if not find_spec("onnxruntime"):
+        page.print("not run", "everything", "ONNX Runtime is not installed, to compare with: pip install onnxruntime")
+        return 0
+    if not onnx and not find_spec("torch"):
+        page.print("not run", "everything", NO_NET)
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        graph = onnx or Path(name) / f"{NET}.onnx"
+        if not onnx:
+            page.check("export", lambda: export(Path(name)))
+        if page.failed:
+            page.print("not run", "answers", "there is no graph")
+            return page.failed
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            page.check("ONNX Runtime's CUDA", lambda: compare(onnxruntime_on_cuda(graph), graph))
+        else:
+            page.print("not run", "ONNX Runtime's CUDA", "this ONNX Runtime is without it: pip install onnxruntime-gpu")
+        if onnx:
+            page.print("not run", "torch's CUDA", "the net of an ONNX file is not known")
+        elif not torch_has_cuda():
+            page.print("not run", "torch's CUDA", "this torch is without it, or cannot use this GPU")
+        else:
+            page.check("torch's CUDA", lambda: compare(torch_on_cuda(), graph))
+    return page.failed
+
+
+def onnxruntime_on_cuda(onnx: Path) -> Callable[[Images], Images]:
+    import onnxruntime
+
+    from edgecrack.runtime.onnx_metadata import read_spec
+
+    provider, pixels = "CUDAExecutionProvider", read_spec(onnx).pixels
+    session = onnxruntime.InferenceSession(str(onnx), providers=[(provider, {"use_tf32": "0"}), "CPUExecutionProvider"])
+    expect(provider in session.get_providers(), "it falls back to the CPU: its CUDA libraries are not found")
+
+    def answer(frames: Images) -> Images:
+        given = np.stack([with_pixels(image, pixels) for image in frames])
+        return np.asarray(session.run(["probability"], {"frames": given})[0], np.uint8)
+
+    return answer
+
+
+def torch_has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def torch_on_cuda() -> Callable[[Images], Images]:
+    """The shipped net, in float32: what its ONNX was exported from."""
+    import torch
+
+    from edgecrack.export.graph import Deployable
+    from edgecrack.models.checkpoint import load_checkpoint
+    from edgecrack.weights import weights_path
+
+    torch.backends.cudnn.allow_tf32 = False  # or convolutions have ten bits
+    net, spec = load_checkpoint(weights_path(NET))
+    model = Deployable(net, Fit.of(spec.frame.height, spec.frame.width, spec.frame)).eval().cuda()
+
+    def answer(frames: Images) -> Images:
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(frames).cuda()).cpu().numpy(), np.uint8)
+
+    return answer
 
 
 # --- measures
 
 
-def rates(backend: TensorRtBackend, frames: int = 500) -> str:
-    """Frames a second end to end and bare, and how long one takes."""
+def rates(backend: TensorRtBackend, trtexec: float | None = None, frames: int = 500) -> str:
+    """Frames a second end to end and bare, and how long one takes; bare is trtexec's batches a second, if it was run."""
     size = backend.spec.input_frame
     image = noise(0, size.height, size.width)
     detector = CrackDetector(backend)
-    bare = bare_rate(backend.engine)
+    bare = bare_rate(backend.engine) if trtexec is None else trtexec
+    bare *= backend.spec.batch
+    what = "the captured graph alone" if trtexec is None else "trtexec"
 
     def stream() -> None:
         for _ in detector.stream(islice(repeat(image), frames)):
@@ -337,14 +491,14 @@ def rates(backend: TensorRtBackend, frames: int = 500) -> str:
     times = sorted(latencies(detector, image, frames))
     middle, late = times[len(times) // 2], times[int(0.99 * len(times))]
     text = (
-        f"{rate:.0f} frames/s, {rate / bare:.2f} of the captured graph alone ({bare:.0f}); "
+        f"{rate:.0f} frames/s, {rate / bare:.2f} of {what} ({bare:.0f}); "
         f"p50 {1e3 * middle:.2f} ms, p99 {1e3 * late:.2f} ms, ratio {late / middle:.2f}"
     )
     return expect(rate >= RATE * bare and late <= JITTER * middle, text)
 
 
 def bare_rate(engine: SharedEngine, lanes: int = 2, frames: int = 500) -> float:
-    """Frames a second of upload, net and download alone, as graphs in `lanes` streams that take turns."""
+    """Batches a second of upload, net and download alone, as graphs in `lanes` streams that take turns."""
     cuda = engine.cuda
     with cuda.current(), ExitStack() as stack:
         tracks = [lane(stack, engine) for _ in range(lanes)]

@@ -1,11 +1,15 @@
 """The page of `make gpu-check` on the driver in tests/fake_cuda: all that is not a measure of speed has to pass there too."""
 
+import importlib
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from edgecrack.errors import EngineError
+from edgecrack.spec import FrameSpec, ModelSpec
 
 CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.py"
 LINES = ("copies and bandwidth", "graph, upload and download", "graph, zero copy", "threads", "500 frames")
@@ -37,6 +41,69 @@ def test_what_fails_is_a_line_and_an_exit_code(fake_cuda):
     assert done.returncode == 1
     assert len(lines) == len(LINES) + 2
     assert all(line.startswith("FAIL ") and "CUDA_ERROR_UNKNOWN" in line for line in lines)
+
+
+ANSWERS = """
+import sys
+from pathlib import Path
+tools, onnx, shift = sys.argv[1:]
+sys.path.insert(0, tools)
+import gpu_check
+with gpu_check.kernel_backend() as backend:
+    collect = backend.collect
+    backend.collect = lambda: collect() + int(shift)
+    page = gpu_check.Page("answers")
+    page.check("answers", lambda: gpu_check.check_answers(backend, Path(onnx)))
+"""
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0, "pass     answers"), (8, "FAIL     answers")])
+def test_what_an_engine_answers_is_compared(fake_cuda, write_model, tmp_path, shift, verdict):
+    if not find_spec("cuda"):
+        pytest.skip("cuda-bindings are not installed")
+    spec = ModelSpec("scnet", frame=FrameSpec(512, 512))
+    onnx = write_model(tmp_path / "net.onnx", spec)
+    command = [sys.executable, "-c", ANSWERS, CHECK.parent, onnx, str(shift)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**fake_cuda, "OMP_NUM_THREADS": "1"}
+    )
+    (line,) = done.stdout.splitlines()[2:]
+    assert line.startswith(verdict), done.stdout + done.stderr
+    assert "mask F1 " in line
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECK.parent))
+    return importlib.import_module("gpu_check")
+
+
+def test_trtexec_says_how_fast_an_engine_is(tool, tmp_path):
+    trtexec = tmp_path / "trtexec"
+    trtexec.write_text("#!/bin/sh\necho \"$*\" >&2\necho '[I] Throughput: 1234.5 qps'\n")
+    trtexec.chmod(0o755)
+    assert tool.trtexec_rate(str(trtexec), tmp_path / "net.engine") == 1234.5
+    trtexec.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(EngineError, match="trtexec ended with 3"):
+        tool.trtexec_rate(str(trtexec), tmp_path / "net.engine")
+
+
+def test_the_last_line_counts_what_was_not_run(tool, monkeypatch, tmp_path, capsys):
+    page = tmp_path / "page.py"
+    page.write_text(
+        "import os\nprint('title')\nprint('pass     a  b')\nprint('not run  everything  none', flush=True)\nos.abort()\n"
+    )
+    monkeypatch.setattr(tool, "__file__", str(page))
+    assert tool.run_part("tensorrt", []) == {"title": 1, "pass": 1, "not run": 1, "FAIL": 1}
+    assert "FAIL     tensorrt ended with -6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["tensorrt", "others"])
+def test_a_part_without_a_net_says_what_to_give(tool, monkeypatch, capsys, part):
+    monkeypatch.setattr(tool, "find_spec", lambda name: name != "torch")
+    getattr(tool, f"{part}_part")(None)
+    assert "not run  everything" in (text := capsys.readouterr().out)
+    assert "make gpu-check ONNX=FILE" in text
 
 
 def test_without_a_gpu_it_says_so():

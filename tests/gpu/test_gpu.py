@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from edgecrack.errors import EngineError
 
 pytestmark = pytest.mark.gpu
 CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.py"
-PACKAGES = {"cuda-bindings": ("cuda",), "pycuda": ("pycuda",), "tensorrt": ("tensorrt", "tensorrt_rtx")}
+PARTS = ("cuda-bindings", "pycuda", "tensorrt", "others")
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,10 @@ def gpu():
         pytest.skip(f"no GPU: {error}")
 
 
-@pytest.mark.parametrize("part", PACKAGES)
+@pytest.mark.parametrize("part", PARTS)
 def test_every_line_passes(gpu, part):
-    if not any(find_spec(package) for package in PACKAGES[part]):
-        pytest.skip(f"{' and '.join(PACKAGES[part])} not installed")
     done = subprocess.run([sys.executable, CHECK, "--part", part], capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
+    left_out = [line for line in done.stdout.splitlines() if line.startswith("not run")]
+    if left_out:  # the rest has passed, and that is not all
+        pytest.skip("; ".join(" ".join(line.split()) for line in left_out))
