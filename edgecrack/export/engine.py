@@ -9,13 +9,14 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from time import perf_counter
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
@@ -24,8 +25,9 @@ from onnx import ModelProto, TensorProto
 from edgecrack.cuda_probe import Gpu, current, probe
 from edgecrack.engine_file import EngineRecord, record_path
 from edgecrack.errors import BuildError, SpecError
-from edgecrack.files import atomic_path, write_atomic
+from edgecrack.files import atomic_path
 from edgecrack.onnx_graph import constants, convolution_types, read_onnx
+from edgecrack.spec import ModelSpec
 from edgecrack.tensorrt_library import (
     FLAVOURS,
     forget_lines,
@@ -96,12 +98,32 @@ def engine_from_onnx(
     precisions = convolution_types(model)
     del model  # its memory is for the build
     target = _target(tuple(capabilities), workspace, timing_cache, device, len(data))
-    with atomic_path(path) as temporary:  # found out before the build whether it can be written
-        start = perf_counter()
-        plan, measured = _interruptible(lambda cancelled: _build(data, target, _Steps(cancelled, progress)))
-        seconds = perf_counter() - start
-        temporary.write_bytes(plan)
-    record = EngineRecord(
+    # found out before the build whether they can be written
+    with nullcontext() if timing_cache is None else atomic_path(timing_cache) as measurements:
+        # the plan is renamed first: until the record is too, the one beside it, if any, is of another hash and loads nothing
+        with atomic_path(record_path(path)) as record_file, atomic_path(path) as plan_file:
+            start = perf_counter()
+            plan, measured = _interruptible(lambda cancelled: _build(data, target, _Steps(cancelled, progress)))
+            seconds = perf_counter() - start
+            onnx_file = os.path.relpath(onnx_path, Path(path).parent), hashlib.sha256(data).hexdigest()
+            record = _record(spec, target, plan, onnx_file, precisions, seconds)
+            plan_file.write_bytes(plan)
+            record_file.write_text(record.to_json())
+        if measurements:
+            measurements.write_bytes(measured)
+    return Path(path)
+
+
+def _record(
+    spec: ModelSpec,
+    target: _Target,
+    plan: bytes,
+    onnx_file: tuple[str, str],
+    precisions: Mapping[str, int],
+    seconds: float,
+) -> EngineRecord:
+    """What is known of `plan`, built of the ONNX file with that path and that SHA-256."""
+    return EngineRecord(
         spec=spec,
         flavour=target.flavour,
         version=target.version,
@@ -109,17 +131,12 @@ def engine_from_onnx(
         gpu=target.gpu.name if target.gpu else "",
         compute_capabilities=_compute_capabilities(target),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
-        onnx=os.path.relpath(onnx_path, Path(path).parent),
-        onnx_sha256=hashlib.sha256(data).hexdigest(),
+        onnx=onnx_file[0],
+        onnx_sha256=onnx_file[1],
         precisions=precisions,
         build_seconds=round(seconds, 3),
         multiprocessors=target.gpu.multiprocessors if target.gpu else 0,
     )
-    # until this is written the record beside the plan, if any, is of another plan, whose hash differs: nothing loads it
-    write_atomic(record_path(path), record.to_json())
-    if timing_cache is not None:
-        write_atomic(timing_cache, measured)
-    return Path(path)
 
 
 def _check_graph(model: ModelProto, data: bytes, path: str | os.PathLike[str]) -> None:
@@ -203,9 +220,8 @@ def _interruptible(work: Callable[[Event], _T]) -> _T:
     """
     cancelled = Event()
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(work, cancelled)
-        try:
-            return result.result()
+        try:  # the work may be under way, and Ctrl-C come, before `submit` is left
+            return pool.submit(work, cancelled).result()
         except KeyboardInterrupt:
             cancelled.set()
             raise
@@ -213,33 +229,42 @@ def _interruptible(work: Callable[[Event], _T]) -> _T:
 
 def _build(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
     """The plan and the timing cache. Raises BuildError."""
+    with current(target.gpu) if target.gpu else nullcontext():
+        try:
+            return _built(data, target, steps)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # or it keeps TensorRT's objects beyond the GPU's context
+            raise
+
+
+def _built(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
+    """What `_build` returns; TensorRT's objects are all its own, to be gone when it is left."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
         trt = load_tensorrt(target.flavour)
     forget_lines()
     logger = tensorrt_logger(trt)
-    with current(target.gpu) if target.gpu else nullcontext():
-        builder = _made(target, trt.Builder, logger)
-        typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = _made(target, builder.create_network, typed)
-        parser = _made(target, trt.OnnxParser, network, logger)
-        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
-        if not parser.parse(data):
-            raise _failed(target, f"does not take this graph: {_complaints(parser)}")
-        if not network.num_outputs:  # it calls a file with nothing in it parsed
-            raise _failed(target, "finds nothing in this graph")
-        config = _made(target, builder.create_builder_config)
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector then tells which layers are INT8
-        config.progress_monitor = _monitor(target.flavour, steps)
-        _choose_capabilities(trt, config, target)
-        cache = None if target.timing_cache is None else _timing_cache(config, target.timing_cache)
-        plan = builder.build_serialized_network(network, config)
-        steps.check()
-        if plan is None:
-            raise _failed(target, "could not build this graph")
-        return bytes(memoryview(plan)), b"" if cache is None else bytes(memoryview(cache.serialize()))
+    builder = _made(target, trt.Builder, logger)
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = _made(target, builder.create_network, typed)
+    parser = _made(target, trt.OnnxParser, network, logger)
+    parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    if not parser.parse(data):
+        raise _failed(target, f"does not take this graph: {_complaints(parser)}")
+    if not network.num_outputs:  # it calls a file with nothing in it parsed
+        raise _failed(target, "finds nothing in this graph")
+    config = _made(target, builder.create_builder_config)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector then tells which layers are INT8
+    config.progress_monitor = _monitor(target.flavour, steps)
+    _choose_capabilities(trt, config, target)
+    cache = None if target.timing_cache is None else _timing_cache(config, target.timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    steps.check()
+    if plan is None:
+        raise _failed(target, "could not build this graph")
+    return bytes(memoryview(plan)), _measurements(cache) or target.timing_cache or b""
 
 
 def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -> _T:
@@ -284,33 +309,43 @@ def _timing_cache(config: trt.IBuilderConfig, stored: bytes) -> trt.ITimingCache
     return cache
 
 
+def _measurements(cache: trt.ITimingCache | None) -> bytes:
+    """The content of a timing cache; nothing where TensorRT cannot tell it."""
+    serialized = None if cache is None else cache.serialize()
+    return b"" if serialized is None else bytes(memoryview(serialized))
+
+
 class _Steps:
     """How far a build is. TensorRT tells of phases within phases, each of some steps, from any of its threads."""
 
     def __init__(self, cancelled: Event, progress: Progress | None) -> None:
         self.cancelled, self._progress = cancelled, progress
+        self._lock = Lock()
         self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps done, steps in all
         self._share = 0.0
         self._error: Exception | None = None
 
     def begin(self, phase: str, parent: str | None, steps: int) -> None:
-        self._phases[phase] = (parent, 0, steps)
+        with self._lock:
+            self._phases[phase] = (parent, 0, steps)
 
     def done(self, phase: str, step: int) -> bool:
         """Whether to go on."""
-        parent, _, steps = self._phases.get(phase, (None, 0, step + 1))
-        self._phases[phase] = (parent, step + 1, steps)
-        self._share = max(self._share, self._share_of(phase))
         try:
-            if self._progress:
-                self._progress(self._share, phase)
+            with self._lock:  # while progress is told too, so that it hears of no share after a greater one
+                parent, _, steps = self._phases.get(phase, (None, 0, step + 1))
+                self._phases[phase] = (parent, step + 1, steps)
+                self._share = max(self._share, self._share_of(phase))
+                if self._progress:
+                    self._progress(self._share, phase)
         except Exception as error:  # not to be raised through TensorRT
             self._error = error
             self.cancelled.set()
         return not self.cancelled.is_set()
 
     def end(self, phase: str) -> None:
-        self._phases.pop(phase, None)
+        with self._lock:
+            self._phases.pop(phase, None)
 
     def check(self) -> None:
         """Raise what `progress` raised."""
@@ -320,9 +355,11 @@ class _Steps:
     def _share_of(self, phase: str | None) -> float:
         """What is done of the outermost phase around `phase`, 0..1."""
         share = 0.0
-        while phase in self._phases:
+        for _ in range(len(self._phases)):  # a phase within one of its own name would go on for ever
+            if phase not in self._phases:
+                break
             phase, done, steps = self._phases[phase]
-            share = min(1.0, (done + share) / steps)
+            share = min(1.0, (done + share) / max(1, steps))
         return share
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import sys
 import threading
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,8 +19,9 @@ import torch
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
-from edgecrack.engine_file import read_plan, read_record, record_path
-from edgecrack.errors import BuildError, EngineMismatch, SourceError, SpecError
+from edgecrack.cuda_probe import Gpu
+from edgecrack.engine_file import EngineRecord, read_plan, read_record, record_path
+from edgecrack.errors import BuildError, SourceError, SpecError
 from edgecrack.export import engine
 from edgecrack.export.engine import engine_from_onnx
 from edgecrack.export.graph import onnx_from_model
@@ -126,6 +132,42 @@ def test_shares_of_phases_within_phases():
     assert seen == [(0.25, "whole"), (0.375, "part"), (0.5, "part"), (0.5, "part"), (0.5, "whole")]
 
 
+def test_a_phase_of_no_steps_and_one_within_its_own_name_do_no_harm():
+    steps = engine._Steps(threading.Event(), lambda share, phase: None)
+    steps.begin("empty", None, 0)
+    assert steps.done("empty", 0)
+    steps.begin("same", "same", 4)
+    assert steps.done("same", 0)
+    steps.check()
+
+
+def test_phases_may_come_and_go_in_other_threads_meanwhile():
+    """What is raised in a callback of TensorRT ends the process."""
+    seen, failed = [], []
+    steps = engine._Steps(threading.Event(), lambda share, phase: seen.append(share))
+
+    def build(name):
+        try:
+            for _ in range(2000):
+                steps.begin("whole", None, 3)
+                steps.begin(name, "whole", 2)
+                steps.done(name, 0)
+                steps.end("whole")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=build, args=(str(index),)) for index in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert not failed
+    assert seen == sorted(seen)
+
+
 @pytest.mark.parametrize("name", ["sm87", "8.6", "", "current", "none", "sm86 "])
 def test_a_capability_that_is_not_built_for_is_refused_by_name(name, files, tmp_path):
     with pytest.raises(SpecError, match=r"builds for sm75, .*sm86, .*sm120.*; got '" + name):
@@ -209,17 +251,65 @@ def test_an_old_engine_outlives_a_build_that_fails(files, tmp_path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_new_engine_is_not_taken_for_the_one_of_an_old_record(files, tmp_path, monkeypatch):
+def test_a_record_that_cannot_be_written_leaves_no_plan_and_an_old_engine_as_it_was(files, tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = engine_from_onnx(files["fp32"], tmp_path / "net.engine", capabilities=["sm86"])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(EngineRecord, "to_json", fail)
+    for name in ("net.engine", "new.engine"):
+        with pytest.raises(SourceError, match="No space left"):
+            engine_from_onnx(files["fp16"], tmp_path / name, capabilities=["sm86"])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert read_plan(path, read_record(path))
 
-    def fail(*arguments):
-        raise SourceError("the disk is full")
 
-    monkeypatch.setattr(engine, "write_atomic", fail)
-    with pytest.raises(SourceError):
-        engine_from_onnx(files["fp16"], path, capabilities=["sm86"])
-    with pytest.raises(EngineMismatch, match="its SHA-256 differs"):
-        read_plan(path, read_record(path))
+@pytest.mark.parametrize("name", ["net.engine.json", "cache"])
+def test_a_place_that_cannot_be_written_is_found_before_the_build(name, files, tmp_path, monkeypatch):
+    gpu = Gpu(0, "Orin", "8.7", "13.0", integrated=False, multiprocessors=8)
+    target = engine._Target("tensorrt", "10.3.0", (), gpu, 1024, b"")
+    monkeypatch.setattr(engine, "_target", lambda *arguments: target)
+    monkeypatch.setattr(engine, "_build", lambda *arguments: pytest.fail("it was built"))
+    (tmp_path / name).mkdir()
+    with pytest.raises(SourceError, match=rf"cannot write .*/{name}: "):
+        engine_from_onnx(files["fp32"], tmp_path / "net.engine", timing_cache=tmp_path / "cache")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_nothing_of_tensorrt_outlives_the_context_of_its_gpu(broken, files, monkeypatch):
+    events = []
+
+    @contextmanager
+    def context(gpu):
+        try:
+            yield
+        finally:
+            events.append("GPU")
+
+    def watched(make, name):
+        def made(*arguments):
+            made = make(*arguments)
+            weakref.finalize(made, events.append, name)
+            return made
+
+        return made
+
+    monkeypatch.setattr(engine, "current", context)
+    for name in ("Builder", "OnnxParser"):
+        monkeypatch.setattr(rtx, name, watched(getattr(rtx, name), name))
+    gpu = Gpu(0, "RTX", "8.6", "13.0", integrated=False, multiprocessors=8)
+    target = engine._Target("tensorrt_rtx", rtx.__version__, ("SM86",), gpu, 64, None)
+    data = b"junk" if broken else files["fp32"].read_bytes()
+    kept = None
+    try:
+        engine._build(data, target, engine._Steps(threading.Event(), None))
+    except BuildError as error:
+        kept = error
+    assert (kept is not None) == broken
+    assert sorted(events[:2]) == ["Builder", "OnnxParser"]
+    assert events[2:] == ["GPU"]
 
 
 def test_too_little_memory_is_found_before_the_build(files, tmp_path, monkeypatch):
@@ -271,6 +361,11 @@ def test_a_timing_cache_of_another_gpu_or_junk_is_ignored_with_a_word(stored, us
     assert engine._timing_cache(config, stored) == used
     assert config.set[-1] == (used, False)
     assert ("the timing cache is ignored" in caplog.text) == (stored != used)
+
+
+def test_measurements_that_tensorrt_cannot_tell_are_none():
+    assert engine._measurements(SimpleNamespace(serialize=lambda: None)) == b""
+    assert engine._measurements(None) == b""
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")  # it measures nothing
