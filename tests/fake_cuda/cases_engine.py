@@ -65,12 +65,18 @@ class TensorRt:
 
     def __init__(self, driver, spec):
         self.driver, self.spec, self.events, self.configurations = driver, spec, [], []
+        self.late = []  # what was freed when its GPU was not current
         self.ends = {"frames": spec.input_shape, "probability": spec.input_shape[:3]}
         self.contexts, self.plan = 10, b"plan"
 
     def watched(self, what, name):
-        weakref.finalize(what, self.events.append, name)
+        weakref.finalize(what, self.freed, name)
         return what
+
+    def freed(self, name):
+        self.events.append(name)
+        if not self.driver.depth:
+            self.late.append(name)
 
     def Runtime(self, logger):  # noqa: N802 - as TensorRT writes it
         assert self.driver.depth == 1
@@ -105,7 +111,8 @@ def tensorrt(driver, monkeypatch):
     module = TensorRt(driver, SPEC)
     monkeypatch.setattr(loading, "load_tensorrt", lambda flavour: module)
     monkeypatch.setattr(loading, "tensorrt_logger", lambda module: None)
-    return module
+    yield module
+    assert module.late == []
 
 
 @pytest.fixture
@@ -215,6 +222,23 @@ def test_a_place_that_cannot_be_written_to_costs_only_the_cache(tensorrt, write_
     assert tensorrt.events[-2:] == ["engine", "runtime"]
 
 
+def test_what_was_compiled_and_cannot_be_told_costs_only_the_cache(tensorrt, write_engine, driver, monkeypatch):
+    monkeypatch.setattr(Cache, "serialize", lambda self: None)
+    path = write_engine(flavour="tensorrt_rtx")
+    CrackDetector(path).close()
+    assert not path.with_name("net.engine.cache").exists()
+    assert tensorrt.events[-2:] == ["engine", "runtime"]
+
+
+def test_an_error_while_the_engine_is_let_go_leaves_nothing_of_it(tensorrt, write_engine, driver, monkeypatch):
+    monkeypatch.setattr(Cache, "serialize", lambda self: 1 // 0)
+    detector = CrackDetector(write_engine(flavour="tensorrt_rtx"))
+    with pytest.raises(ZeroDivisionError):
+        detector.close()
+    assert tensorrt.events[-2:] == ["engine", "runtime"]
+    assert driver.live() == {}
+
+
 def test_a_tensorrt_without_a_runtime_configuration_runs_too(tensorrt, write_engine, monkeypatch):
     made = TensorRt.engine
 
@@ -240,6 +264,7 @@ def test_a_plan_that_is_not_what_its_record_says_is_refused(tensorrt, write_engi
     with pytest.raises(EngineError, match=r"its graph is not what its spec says: .*48, 64.*64, 48"):
         CrackDetector(write_engine())
     assert driver.live() == {}
+    assert tensorrt.events == ["engine", "runtime"]
 
 
 @pytest.mark.parametrize("contexts", [0, 1])

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from edgecrack.cuda_probe import Gpu, probe
@@ -123,15 +124,24 @@ class _LoadedPlan:
             trt = load_tensorrt(record.flavour)
         forget_lines()
         self._name = f"{FLAVOURS[record.flavour]} {record.version}"
+        self._runtime: trt.Runtime | None = None
+        self._engine: trt.ICudaEngine | None = None
+        self._configuration: _RuntimeConfiguration | None = None
         try:
-            self._runtime: trt.Runtime | None = trt.Runtime(tensorrt_logger(trt))
-        except TypeError as error:  # what the binding makes of a runtime that is none
-            raise self._failed("cannot begin") from error
-        self._engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise self._failed(f"cannot load {path}")
-        check_ends(record.spec, _ends(self._engine))
-        self._configuration = _RuntimeConfiguration(self._engine, path) if record.flavour == "tensorrt_rtx" else None
+            try:
+                self._runtime = trt.Runtime(tensorrt_logger(trt))
+            except TypeError as error:  # what the binding makes of a runtime that is none
+                raise self._failed("cannot begin") from error
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise self._failed(f"cannot load {path}")
+            check_ends(record.spec, _ends(self._engine))
+            if record.flavour == "tensorrt_rtx":
+                self._configuration = _RuntimeConfiguration(self._engine, path)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # it would keep them, and the caller lets go of the GPU
+            self._free()
+            raise
 
     def context(self) -> trt.IExecutionContext:
         """A new execution context. Raises EngineError when there is too little memory for it."""
@@ -146,8 +156,13 @@ class _LoadedPlan:
 
     def release(self) -> None:
         """Free the engine, then the runtime; no context may be left."""
-        if self._configuration:
-            self._configuration.save()
+        try:
+            if self._configuration:
+                self._configuration.save()
+        finally:
+            self._free()
+
+    def _free(self) -> None:
         self._configuration = None
         self._engine = None
         self._runtime = None
@@ -185,7 +200,8 @@ class _RuntimeConfiguration:
 
     def save(self) -> None:
         """Write what was compiled, if it is more than there was; a folder that cannot be written to is no error."""
-        content = bytes(memoryview(self._cache.serialize())) if self._cache else b""
+        serialized = None if self._cache is None else self._cache.serialize()
+        content = b"" if serialized is None else bytes(memoryview(serialized))
         if not content or content == self._stored:
             return
         try:

@@ -69,10 +69,12 @@ class SharedEngine:
             self._users -= 1
             if self._users:
                 return
-        with suppress(EngineError), self.cuda.current():  # a GPU that is gone has nothing left to free
-            self._release()
-        with suppress(EngineError):
-            self.cuda.close()
+        try:
+            with suppress(EngineError), self.cuda.current():  # a GPU that is gone has nothing left to free
+                self._release()
+        finally:
+            with suppress(EngineError):
+                self.cuda.close()
 
 
 class TensorRtBackend(Calls):
