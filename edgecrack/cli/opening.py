@@ -10,6 +10,7 @@ import typer
 from edgecrack.errors import EngineMismatch
 
 if TYPE_CHECKING:
+    from edgecrack.engine_file import EngineRecord
     from edgecrack.runtime import CrackDetector
 
 BACKEND = "auto, openvino, onnxruntime or tensorrt."
@@ -32,19 +33,23 @@ def opened(model: Path, *, threshold: float | None, backend: str, rebuild: bool,
 
 def _rebuild(engine: Path, mismatch: EngineMismatch, device: int) -> None:
     """With the flavour of TensorRT that built it before; an engine for named GPUs is built for this one too."""
+    import hashlib
+
     from edgecrack.cli.build import built, chosen
     from edgecrack.cuda_probe import probe
     from edgecrack.engine_file import read_record
 
     try:
-        record = read_record(engine)
+        record: EngineRecord | None = read_record(engine)
     except EngineMismatch:  # what it was is lost: the ONNX of its name, for this GPU
-        onnx, names = engine.with_suffix(".onnx"), None
-    else:
-        onnx, names = engine.parent / record.onnx, None
-        if record.flavour == "tensorrt_rtx":
-            names = record.names_for(probe(device).compute_capability)
+        record = None
+    onnx = engine.parent / record.onnx if record else engine.with_suffix(".onnx")
+    names = None
+    if record and record.flavour == "tensorrt_rtx":
+        names = record.names_for(probe(device).compute_capability)
     if not onnx.is_file():
         raise EngineMismatch(f"{mismatch}; {onnx} is not there") from mismatch
     typer.echo(f"building again: {mismatch}", err=True)
+    if record and hashlib.sha256(onnx.read_bytes()).hexdigest() != record.onnx_sha256:
+        typer.echo(f"{onnx} has changed since the engine was built: the new one is of what is there now", err=True)
     built(onnx, engine, chosen(names, device), device=device)

@@ -242,6 +242,18 @@ def test_rebuild_mends_a_plan_that_was_changed_and_leaves_a_good_one_alone(engin
     assert len(engine.read_bytes()) > 1000
 
 
+def test_rebuild_says_that_the_onnx_has_changed_and_goes_on(engine, fake_cuda, write_model):
+    onnx = engine.with_suffix(".onnx")
+    words = f"{onnx} has changed since the engine was built"
+    done = run(engine, fake_cuda, "--rebuild", FAKE_CUDA_CAPABILITY="8.9")
+    assert words not in done.stderr
+    spec = dataclasses.replace(read_record(engine).spec, threshold=0.7)
+    write_model(onnx, spec)
+    done = run(engine, fake_cuda, "--rebuild", FAKE_CUDA_CAPABILITY="12.0")
+    assert [line.startswith(words) for line in done.stderr.splitlines()].count(True) == 1
+    assert read_record(engine).spec == spec
+
+
 def test_rebuild_without_the_onnx_says_so(engine, fake_cuda):
     engine.with_suffix(".onnx").unlink()
     done = run(engine, fake_cuda, "--rebuild", FAKE_CUDA_CAPABILITY="8.9")
