@@ -49,7 +49,7 @@ def _machine() -> dict[str, str]:
     import platform
     from pathlib import Path
 
-    from edgecrack.runtime import board
+    from edgecrack.memory import available_memory
 
     rows = {"system": platform.platform(), "architecture": platform.machine()}
     rows["cores"] = str(len(os.sched_getaffinity(0)))
@@ -62,7 +62,7 @@ def _machine() -> dict[str, str]:
         ("dot product (Arm)", {"asimddp"}),
     ):
         rows[feature] = "yes" if words & flags else "no"
-    rows["memory free"] = f"{board.available_memory() / 2**30:.1f} GiB"
+    rows["memory free"] = f"{available_memory() / 2**30:.1f} GiB"
     return rows | _board()
 
 

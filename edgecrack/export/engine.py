@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from edgecrack.cuda_probe import Gpu, current, probe
 from edgecrack.engine_file import EngineRecord, record_path
 from edgecrack.errors import BuildError, SpecError
 from edgecrack.files import atomic_path
+from edgecrack.memory import available_memory
 from edgecrack.onnx_graph import constants, convolution_types, read_onnx
 from edgecrack.spec import ModelSpec
 from edgecrack.tensorrt_library import (
@@ -188,19 +188,13 @@ def _compute_capabilities(target: _Target) -> tuple[str, ...]:
 
 def _affordable(workspace: int | None, onnx_bytes: int, *, shared: bool) -> int:
     """The workspace in MiB; it comes out of the system's memory when that is `shared`. Raises BuildError when short."""
-    free = _free_memory()
+    free = available_memory() // 2**20
     chosen = workspace or (min(WORKSPACE, max(1, free // 4)) if shared else WORKSPACE)
     wanted = LIBRARIES + COPIES * onnx_bytes // 2**20 + (chosen if shared else 0)
     if free < wanted:
         advice = "close other programs or give a smaller workspace" if shared else "close other programs"
         raise BuildError(f"too little memory for the build: wanted {wanted} MiB, {free} are free; {advice}")
     return chosen
-
-
-def _free_memory() -> int:
-    """What the system can still give to programs, in MiB."""
-    (kilobytes,) = re.findall(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(kilobytes) // 1024
 
 
 def _stored(timing_cache: Path) -> bytes:

@@ -75,12 +75,6 @@ def clocks(root: Path = ROOT) -> dict[str, tuple[float, float]]:
     return found
 
 
-def available_memory(root: Path = ROOT) -> int:
-    """Bytes of memory that a new program can have; 0 where the system does not say. On a Jetson the GPU shares it."""
-    found = re.search(r"MemAvailable: *(\d+) kB", _read(root / "proc/meminfo"))
-    return int(found[1]) * 1024 if found else 0
-
-
 def _read(path: Path) -> str:
     with suppress(OSError):  # a zone or rail may refuse to be read while it is switched off
         return path.read_text(errors="replace")

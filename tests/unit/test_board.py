@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecrack.memory import available_memory
 from edgecrack.runtime import board
 
 
@@ -42,12 +43,16 @@ def test_a_jetson_says_how_it_does(jetson: Path) -> None:
     assert board.temperatures(jetson) == {"cpu-thermal": 48.125}
     assert board.power(jetson) == {"VDD_IN": 7.0}
     assert board.clocks(jetson) == {"cpu0": (729.6, 1510.4), "gpu": (306.0, 624.75)}
-    assert board.available_memory(jetson) == 5 << 30
+    assert available_memory(jetson) == 5 << 30
 
 
 def test_another_machine_says_nothing(tmp_path: Path) -> None:
-    assert (board.jetpack(tmp_path), board.model(tmp_path), board.available_memory(tmp_path)) == ("", "", 0)
+    assert (board.jetpack(tmp_path), board.model(tmp_path), available_memory(tmp_path)) == ("", "", 0)
     assert not board.temperatures(tmp_path) and not board.power(tmp_path) and not board.clocks(tmp_path)
+
+
+def test_this_machine_has_memory() -> None:
+    assert 50 << 20 < available_memory() < 100 << 40
 
 
 def test_a_release_that_is_not_known_is_still_named(tmp_path: Path) -> None:

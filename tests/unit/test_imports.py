@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "spec": ({"errors"}, set()),
     "files": ({"errors"}, set()),
+    "memory": (set(), set()),
     "cuda_probe": ({"errors"}, set()),
     "tensorrt_library": ({"errors"}, set()),  # TensorRT itself is imported by name
     "engine_file": ({"errors", "spec"}, set()),
@@ -47,7 +48,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "export": ({*FILES, "spec", "fitting", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
     "export.engine": (
-        {*FILES, "spec", "cuda_probe", "engine_file", "onnx_graph", "tensorrt_library"},
+        {*FILES, "spec", "cuda_probe", "engine_file", "memory", "onnx_graph", "tensorrt_library"},
         {"onnx"},
     ),
     "export.graph": (
