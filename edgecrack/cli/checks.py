@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import typer
@@ -9,13 +10,14 @@ import typer
 
 def checks() -> None:
     """Print versions, the machine, its GPU, backends and what OpenCV can do here, and a verdict on each feature."""
+    machine, gpu, backends, video = _machine(), _gpu(), _backends(), _video()
     for title, rows in (
         ("Versions", _versions()),
-        ("Machine", _machine()),
-        ("GPU", _gpu()),
-        ("Backends", _backends()),
-        ("Video", _video()),
-        ("What works here", _verdicts()),
+        ("Machine", machine),
+        ("GPU", gpu),
+        ("Backends", backends),
+        ("Video", video),
+        ("What works here", _verdicts(machine | gpu | backends | video)),
     ):
         typer.echo(title)
         for name, value in rows.items():
@@ -68,7 +70,7 @@ def _machine() -> dict[str, str]:
 
 def _board() -> dict[str, str]:
     """What a Jetson tells, and what of it other machines do."""
-    from edgecrack.runtime import board
+    from edgecrack import board
 
     rows = {"board": board.model(), "JetPack": board.jetpack(), "power mode": board.power_mode()}
     rows["temperatures"] = ", ".join(f"{zone} {value:.0f} C" for zone, value in board.temperatures().items())
@@ -96,18 +98,40 @@ def _backends() -> dict[str, str]:
         "TensorRT": _one_of(("tensorrt",), "tensorrt-pip"),
         "TensorRT for RTX": _one_of(("tensorrt_rtx",), "rtx"),
         "CUDA from Python": _one_of(("cuda.bindings", "pycuda"), "tensorrt"),
+        "onnx, to build": _one_of(("onnx",), "tensorrt"),
     }
 
 
-def _verdicts() -> dict[str, str]:
-    """Feature -> yes, or no and what it lacks."""
-    rows = {"CUDA": _gpu()["CUDA"]} | _backends() | _video()
+def _builder(rows: dict[str, str]) -> str:
+    """Yes when a TensorRT that is here builds for this GPU: that for RTX does for desktop GPUs of some capabilities only."""
+    from edgecrack.errors import EdgecrackError
+    from edgecrack.tensorrt_library import rtx_capabilities
+
+    if rows["TensorRT"].startswith("yes"):
+        return "yes"
+    found = re.search(r"compute capability (\d+)\.(\d+)", rows.get("GPU", ""))
+    if not found or not rows["TensorRT for RTX"].startswith("yes"):
+        return "no"
+    try:
+        rtx_capabilities([f"sm{found[1]}{found[2]}"])
+    except EdgecrackError:
+        return "no"
+    return "yes"
+
+
+def _verdicts(rows: dict[str, str]) -> dict[str, str]:
+    """Feature -> yes, or no and what it lacks; `rows` are those of the other sections."""
+    rows = rows | {
+        "OpenCV": "no" if rows["OpenCV"].startswith("no") else "yes",
+        "a Jetson": "yes" if "JetPack" in rows else "no",
+        "a TensorRT for it": _builder(rows),
+    }
     needs: dict[str, list[tuple[str, ...]]] = {
-        "cracks on the CPU": [("openvino", "onnxruntime")],
-        "engines for this GPU": [("TensorRT", "TensorRT for RTX"), ("CUDA",), ("CUDA from Python",)],
-        "engines for RTX GPUs": [("TensorRT for RTX",)],
+        "cracks on the CPU": [("openvino", "onnxruntime"), ("OpenCV",)],
+        "engines for this GPU": [("CUDA",), ("a TensorRT for it",), ("CUDA from Python",), ("onnx, to build",)],
+        "engines for RTX GPUs": [("TensorRT for RTX",), ("onnx, to build",)],
         "overlay video": [("H.264 writing",)],
-        "CSI camera": [("OpenCV GStreamer",)],
+        "CSI camera": [("a Jetson",), ("OpenCV GStreamer",)],
     }
     return {feature: _verdict(wanted, rows) for feature, wanted in needs.items()}
 

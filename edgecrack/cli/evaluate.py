@@ -40,7 +40,10 @@ def evaluate(
     from edgecrack.evaluation import evaluate as score
     from edgecrack.files import write_atomic
 
-    sets = [open_labelled(folder, split).every(every) for folder in filter(None, data.split(","))]
+    folders = [name.strip() for name in data.split(",") if name.strip()]
+    if not folders:
+        raise typer.BadParameter("it names no folder and no clip", param_hint="--data")
+    sets = [open_labelled(folder, split).every(every) for folder in folders]
     evaluations = []
     with opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device) as detector:
         for dataset in sets:

@@ -25,6 +25,8 @@ def _size(file: Path) -> int:
 def _describe(file: Path) -> dict[str, Any]:
     from edgecrack.errors import SpecError
 
+    if file.name.endswith(".engine.json"):
+        return _record(file)
     describe = {".safetensors": _checkpoint, ".onnx": _onnx, ".engine": _engine, ".json": _ranges}.get(file.suffix)
     if describe is None:
         raise SpecError(f"{file} is no file of edgecrack; wanted .safetensors, .onnx, .engine or .json")
@@ -71,9 +73,22 @@ def _engine(file: Path) -> dict[str, Any]:
     return {"kind": "engine", "is_what_was_built": whole, **json.loads(record.to_json())}
 
 
+def _record(file: Path) -> dict[str, Any]:
+    from edgecrack.engine_file import read_record
+
+    return {"kind": "engine record", **json.loads(read_record(file.with_suffix("")).to_json())}
+
+
 def _ranges(file: Path) -> dict[str, Any]:
     from edgecrack.calibration.ranges import Ranges
+    from edgecrack.errors import SpecError
 
+    try:
+        content = json.loads(file.read_text())
+    except ValueError:
+        content = {}  # which is explained below
+    if not isinstance(content, dict) or (content and "inputs" not in content):
+        raise SpecError(f"{file} is neither calibration ranges nor the record of an engine, NAME.engine.json")
     ranges = Ranges.load(file)
     return {
         "kind": "calibration ranges",

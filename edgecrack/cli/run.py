@@ -68,12 +68,14 @@ def _open_sinks(stack: ExitStack, source: Source, out: Path, *, masks: bool, ove
     from edgecrack.runtime import JsonLines, MaskImages, OverlayImages, OverlayVideo
 
     log = out / "log.jsonl"
-    write_atomic(log, "")  # a second run begins anew, like its overlay
-    sinks: dict[Path, Sink] = {log: stack.enter_context(JsonLines(log))}
+    sinks: dict[Path, Sink] = {}
     if overlay and source.rate:
         sinks[out / "overlay.mp4"] = stack.enter_context(OverlayVideo(out / "overlay.mp4", source.rate))
     elif overlay:
         sinks[out / "overlay"] = stack.enter_context(OverlayImages(out / "overlay"))
     if masks:
         sinks[out / "masks"] = stack.enter_context(MaskImages(out / "masks"))
-    return sinks
+    write_atomic(
+        log, ""
+    )  # a second run begins anew, like its overlay; last, for what cannot be opened leaves it as it was
+    return {log: stack.enter_context(JsonLines(log)), **sinks}

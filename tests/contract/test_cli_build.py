@@ -98,6 +98,8 @@ def test_info_prints_the_record_and_whether_the_engine_is_the_one_built(net, tmp
     told = json.loads(edgecrack("info", engine).stdout)
     assert (told["kind"], told["flavour"], told["compute_capabilities"]) == ("engine", "tensorrt_rtx", ["8.6"])
     assert told["is_what_was_built"] is True
+    record = json.loads(edgecrack("info", f"{engine}.json").stdout)
+    assert (record["kind"], record["flavour"]) == ("engine record", "tensorrt_rtx")
     data = bytearray(engine.read_bytes())
     data[-1] ^= 1
     engine.write_bytes(data)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecrack import board
 from edgecrack.memory import available_memory
-from edgecrack.runtime import board
 
 
 @pytest.fixture

@@ -157,6 +157,34 @@ def test_checks_names_what_is_here() -> None:
     assert done.returncode == 0
     for word in ("edgecrack", "numpy", "VNNI", "openvino", "GStreamer"):
         assert word in done.stdout
+    assert "cracks on the CPU     yes" in done.stdout
+    if not Path("/etc/nv_tegra_release").exists():
+        assert "CSI camera            no: it lacks a Jetson" in done.stdout
+    done = edgecrack("checks", prefix=WITHOUT.format(module="cv2"))
+    assert "cracks on the CPU     no: it lacks OpenCV" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("capability", "onnx", "verdict"),
+    [
+        ("8.9", "yes", "yes"),
+        ("8.7", "yes", "no: it lacks a TensorRT for it"),
+        ("8.9", "no", "no: it lacks onnx, to build"),
+    ],
+)
+def test_checks_asks_whether_an_engine_can_be_built_for_this_gpu(capability: str, onnx: str, verdict: str) -> None:
+    from edgecrack.cli.checks import _verdicts
+
+    pytest.importorskip("tensorrt_rtx")
+    rows = {"CUDA": "yes, 13.0", "GPU": f"A GPU, compute capability {capability}, memory of its own"}
+    rows |= {
+        "TensorRT": "no",
+        "TensorRT for RTX": "yes",
+        "CUDA from Python": "yes",
+        "OpenCV": "5",
+        "onnx, to build": onnx,
+    }
+    assert _verdicts(rows)["engines for this GPU"] == verdict
 
 
 def test_sample_clip_is_scored(exported: Path, clip: Path, tmp_path: Path) -> None:
@@ -193,6 +221,7 @@ def test_sample_clip_makes_its_folder_and_says_what_it_replaces(tmp_path: Path) 
         (1, "a size is WIDTHxHEIGHT", ["export", "--model", "scnet", "--size", "big"]),
         (2, "half precision", ["export", "--model", "scnet", "--int8", "--target", "cpu", "--fp16"]),
         (2, "Missing option", ["export"]),
+        (2, "names no folder and no clip", ["evaluate", "net.onnx", "--data", ","]),
         (2, "No such command", ["exprot"]),
         (1, "no file", ["info", "nowhere.onnx"]),
         (1, "nothing to train on", ["train", "--model", "scnet", "--rendered", "0"]),
@@ -227,6 +256,25 @@ def test_bad_files(exported: Path, frames: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "cut.safetensors"
     checkpoint.write_bytes(b"\x10")
     failed(1, "truncated", "export", "--model", "msfnet", "--weights", checkpoint)
+
+
+def test_info_tells_the_kinds_of_json_apart(tmp_path: Path) -> None:
+    from edgecrack.weights import weights_path
+
+    card = weights_path("msfnet").with_name("msfnet.card.json")
+    failed(1, "neither calibration ranges nor the record of an engine", "info", card)
+    record = tmp_path / "net.engine.json"
+    record.write_text("{}")
+    failed(4, "cannot read", "info", record)
+
+
+def test_a_video_that_cannot_be_written_leaves_the_log_of_before(exported: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    prefix = WITHOUT.format(module="av")
+    done = edgecrack("run", exported, "--source", clip, "--out", tmp_path, prefix=prefix)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("edgecrack: ")
+    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
 
 
 def test_weights_of_another_net() -> None:

@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "spec": ({"errors"}, set()),
     "files": ({"errors"}, set()),
     "memory": (set(), set()),
+    "board": (set(), set()),
     "cuda_probe": ({"errors"}, set()),
     "tensorrt_library": ({"errors"}, set()),  # TensorRT itself is imported by name
     "engine_file": ({"errors", "spec"}, set()),
