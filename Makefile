@@ -66,8 +66,9 @@ types: $(VENV)/.dev ## Check the types, strictly
 results: $(VENV)/.demo ## Score every shipped net on all labelled data and write the table
 	$(BIN)/python benchmarks/results.py --out $(RESULTS)
 
-bench: $(VENV)/.demo ## Measure speed and memory, as ratios in one run
+bench: $(VENV)/.demo ## Measure speed and memory and hold them to their bounds, with nothing else running
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/host_cost.py
 
 rtx-matrix: $(VENV)/.dev ## Build every net, precision and size with TensorRT for RTX, which needs no GPU
 	$(BIN)/python tools/rtx_matrix.py

@@ -2,7 +2,7 @@
 
 Prints, and writes to --json: the start-up times; for each shipped net at 512x512 the frames per second of INT8 on OpenVINO
 against fp32 on ONNX Runtime; the end-to-end rate over a video against 1 / (bare backend time + decode-alone time); memory while
-streaming 2,000 frames.
+streaming 2,000 frames. Beside each number that has a bound is the bound; ends with 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ from edgecrack.spec import FrameSpec
 
 NETS = ("aelf-unet", "cacpnet", "msfnet", "scnet")
 ROUNDS, CALLS = 7, 6
+# the rates, at least
+INT8_OVER_FP32 = {"msfnet": 1.9, "aelf-unet": 2.5, "cacpnet": 2.5, "scnet": 2.5}
+END_TO_END = 0.90
+# seconds and MB, at most
+MOST = {"import edgecrack": 0.1, "edgecrack --help": 0.3, "memory_growth_mb": 20, "memory_mb": 500}
 
 
 def main() -> None:
@@ -46,14 +51,31 @@ def main() -> None:
         return
     found: dict[str, Any] = {"machine": machine(), "start_up_s": start_up()}
     print(json.dumps(found, indent=1), flush=True)
+    missed = held("start-up", found["start_up_s"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip = write_clip(folder / "road.mp4", 300)
         for net in options.nets.split(","):
             found[net] = measure(net, folder, clip)
             print(net, json.dumps(found[net], indent=1), flush=True)
+            missed += held(net, found[net])
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(int(missed > 0))
+
+
+def held(what: str, numbers: dict[str, float]) -> int:
+    """Print each number that has a bound, and the bound; how many miss theirs."""
+    least = {"int8_over_fp32": INT8_OVER_FP32.get(what, 0.0), "end_to_end_of_limit": END_TO_END}
+    missed = 0
+    for name, value in numbers.items():
+        if name not in least and name not in MOST:
+            continue
+        kept = value >= least[name] if name in least else value <= MOST[name]
+        bound = f"at least {least[name]:g}" if name in least else f"at most {MOST[name]:g}"
+        print(f"{'ok    ' if kept else 'MISSED'} {what} {name} {value:.3f}, wanted {bound}", flush=True)
+        missed += not kept
+    return missed
 
 
 def measure(net: str, folder: Path, clip: Path) -> dict[str, Any]:
