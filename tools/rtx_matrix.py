@@ -86,12 +86,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the table here too")
     parser.add_argument("--nets", default=",".join(MODELS), help="with commas between")
+    parser.add_argument("--sample", action="store_true", help="all precisions at 512x512, and INT8 at the others")
     parser.add_argument("--untimed", action="store_true", help="hold no build to its bound in seconds")
     options = parser.parse_args()
     print("net        width         size batch precision        s ONNX MB plan MB peak MB", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for row, onnx in graphs(options.nets.split(","), Path(name)):
+            if options.sample and (FrameSpec.parse(row.size), row.batch) != COMPACT[0] and row.precision != "int8":
+                continue
             rows.append(built(row, onnx, not options.untimed))
             print(rows[-1], flush=True)
     if options.json:
