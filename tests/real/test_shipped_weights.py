@@ -25,7 +25,8 @@ DATA = Path(os.environ.get("EDGECRACK_DATA", Path(__file__).parents[3] / "shared
 FLAVOURS = ("fp32", "int8", "int8-cpu")
 FLOORS = {"road_survey": 0.45, "uav": 0.60}  # best F1 within 2 pixels, of every net
 NEAR_BEST = 0.05  # how far the shipped threshold may be from the best one, in F1
-NEAR_FP32 = 0.01  # how far INT8 may be from fp32, in F1
+NEAR_FP32 = 0.01  # how far INT8 may be from fp32, in best F1
+MOVED = 0.02  # and at the shipped threshold, which was chosen for fp32
 FIRED = 0.01  # share of the pixels that may fire where there is no crack
 
 data = [
@@ -62,7 +63,8 @@ def hold(found: dict[str, dict[str, float]], floor: float) -> None:
     for flavour, score in found.items():
         assert score["best_f1_2px"] >= floor, flavour
         assert score["f1_2px"] >= score["best_f1_2px"] - NEAR_BEST, flavour
-        assert abs(score["f1_2px"] - found["fp32"]["f1_2px"]) <= NEAR_FP32, flavour
+        assert abs(score["best_f1_2px"] - found["fp32"]["best_f1_2px"]) <= NEAR_FP32, flavour
+        assert abs(score["f1_2px"] - found["fp32"]["f1_2px"]) <= MOVED, flavour
 
 
 @pytest.mark.parametrize("name", MODELS)
