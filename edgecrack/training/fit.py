@@ -124,8 +124,8 @@ class Trainer:
 
         Args:
             report: takes a progress line, about every 20 seconds.
-            validate_every: seconds between validations, more where they would take over a twentieth of the time; each may
-                write the best checkpoint and writes the last.
+            validate_every: seconds between validations, up to ten times as many where they would take over a twentieth of
+                the time; each may write the best checkpoint and writes the last.
         """
         losses: list[float] = []
         validating = 0.0
@@ -143,7 +143,8 @@ class Trainer:
                     if time.monotonic() - reported > 20:
                         report(self._line(losses[-100:]))
                         reported = time.monotonic()
-                    if time.monotonic() - validated > max(validate_every, 20 * validating):
+                    pause = max(validate_every, min(20 * validating, 10 * validate_every))
+                    if time.monotonic() - validated > pause:
                         validating = -time.monotonic()
                         report(self._validate(losses[-100:]))
                         validated = time.monotonic()
