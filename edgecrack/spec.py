@@ -91,6 +91,17 @@ def threshold_level(threshold: float) -> int:
     return max(1, math.ceil(255 * check_threshold(threshold) - 1e-9))  # k / 255 * 255 may come out a little above k
 
 
+def _checked_scales(scales: Any) -> tuple[float, float]:
+    """A tuple, which JSON makes a list. Raises SpecError unless it is two numbers, the first not the greater."""
+    try:
+        least, most = (float(scale) for scale in scales)
+    except (TypeError, ValueError):
+        least, most = math.nan, math.nan
+    if not 0 < least <= most < math.inf:
+        raise SpecError(f"scales are two numbers above 0, the least and the greatest, got {scales!r}")
+    return least, most
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model is, wherever it is stored.
@@ -108,6 +119,7 @@ class ModelSpec:
         target: "tensorrt" (symmetric int8 activations) or "cpu" (unsigned ones); says nothing unless int8.
         threshold: the crack probability from which a pixel is crack, in (0, 1].
         trained_on: the data sets, by name.
+        scales: the least and the greatest at which it was shown their frames, 1 being their own size.
         scores: test list -> metric -> value in 0..1.
         versions: library -> version that wrote the artefact.
         hashes: part -> SHA-256, for example of the weights.
@@ -124,6 +136,7 @@ class ModelSpec:
     target: str = "tensorrt"
     threshold: float = 0.5
     trained_on: tuple[str, ...] = ()
+    scales: tuple[float, float] = (0.3, 3.0)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +155,7 @@ class ModelSpec:
             raise SpecError(f"a batch is a whole number from 1, got {self.batch!r}")
         if not 0 < self.width <= 4:
             raise SpecError(f"a width is a multiplier above 0 and at most 4, got {self.width!r}")
+        object.__setattr__(self, "scales", _checked_scales(self.scales))
         # equal specs are to give equal JSON: 1 and 1.0 are the same width
         object.__setattr__(self, "width", float(self.width))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))

@@ -26,6 +26,7 @@ from edgecrack.metrics import Counts, counts, f_score
 from edgecrack.models import CrackNet, build_model, rgb_from_frames
 from edgecrack.models.checkpoint import load_tensors, save_checkpoint, save_tensors
 from edgecrack.spec import METADATA_KEY, FrameSpec, ModelSpec
+from edgecrack.training.augment import SCALES
 from edgecrack.training.data import Frames, batch
 from edgecrack.training.losses import LOSSES, cross_entropy
 
@@ -105,7 +106,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.train_sets, self.held_back, self.folder = recipe, train, held_back, folder
-        self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train))
+        self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train), scales=SCALES)
         self.net = build_model(spec)
         if start:
             self.net.load_state_dict(start.state_dict())

@@ -11,6 +11,7 @@ import pytest
 from edgecrack import errors
 from edgecrack.errors import EdgecrackError, FrameError, SpecError
 from edgecrack.spec import FrameSpec, ModelSpec, check_frame, check_threshold, threshold_level
+from edgecrack.training.augment import SCALES
 
 FULL = ModelSpec(
     "scnet",
@@ -24,6 +25,7 @@ FULL = ModelSpec(
     target="cpu",
     threshold=0.4,
     trained_on=("road", "rendered"),
+    scales=(0.5, 2.0),
     scores={"road/test": {"f1": 0.5}},
     versions={"torch": "2.13.0"},
     hashes={"weights": "ab12"},
@@ -170,6 +172,12 @@ def test_equal_specs_give_equal_bytes() -> None:
         ("pixels", "rgb"),
         ("pixels", None),
         ("pixels", ["bgr"]),
+        ("scales", [3.0, 0.3]),
+        ("scales", [0, 1]),
+        ("scales", [0.3]),
+        ("scales", ["a", "b"]),
+        ("scales", [0.3, float("nan")]),
+        ("scales", 0.3),
         ("colour", "blue"),
     ],
 )
@@ -185,6 +193,12 @@ def test_a_spec_from_before_there_were_cameras_takes_frames_of_the_nets_size() -
     del values["camera"], values["pixels"]
     spec = ModelSpec.from_json(json.dumps(values))
     assert (spec.input_frame, spec.input_shape) == (spec.frame, (3, 640, 1024, 3))
+
+
+def test_a_spec_that_does_not_say_its_scales_was_trained_as_all_were() -> None:
+    values = json.loads(FULL.to_json())
+    del values["scales"]
+    assert ModelSpec.from_json(json.dumps(values)).scales == (0.3, 3.0) == SCALES
 
 
 def test_what_a_graph_takes_is_what_the_camera_gives() -> None:
