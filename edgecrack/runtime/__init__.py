@@ -6,7 +6,7 @@ from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.sinks import JsonLines, MaskImages, OverlayImages, OverlayVideo, Sink
-from edgecrack.runtime.sources import Source, open_source
+from edgecrack.runtime.sources import Source, every_nth, open_source
 from edgecrack.runtime.video import VideoWriter
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Sink",
     "Source",
     "VideoWriter",
+    "every_nth",
     "open_backend",
     "open_engine",
     "open_source",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import FrameError, SourceError
+from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
@@ -80,6 +82,17 @@ def open_source(source: str | os.PathLike[str] | Source | Iterable[NDArray[np.ui
     return ImageSource(text, found)
 
 
+def every_nth(source: Source, step: int) -> Source:
+    """Each `step`-th frame of an open source from the first, with the index that it has there. SpecError below 1."""
+    if not isinstance(step, int) or step < 1:
+        raise SpecError(f"every N-th frame wants a whole number from 1, got {step!r}")
+    if step == 1:
+        return source
+    if isinstance(source, ImageSource):
+        return ImageSource(source.name, source.paths, source.step * step)
+    return _EveryNth(source, step)
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
@@ -89,14 +102,17 @@ class ImageSource(Closing):
 
     rate = None
 
-    def __init__(self, name: str, paths: list[Path]) -> None:
+    def __init__(self, name: str, paths: list[Path], step: int = 1) -> None:
+        """Each `step`-th of `paths` from the first; the others are not read."""
         self.name = name
         self.paths = paths
-        self.count = len(paths)
+        self.step = step
+        self.count = len(paths[::step])
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises SourceError or FrameError naming the image that cannot be read."""
-        for index, path in enumerate(self.paths):
+        for index in range(0, len(self.paths), self.step):
+            path = self.paths[index]
             yield Frame(read_image(path), index, None, str(path))
 
 
@@ -156,6 +172,22 @@ class _IterableSource(Closing):
     def __iter__(self) -> Iterator[Frame]:
         for index, frame in enumerate(self._frames):
             yield frame if isinstance(frame, Frame) else Frame(frame, index, None, self.name)
+
+
+class _EveryNth(Closing):
+    """Some frames of a source, which it closes."""
+
+    def __init__(self, source: Source, step: int) -> None:
+        self._source, self._step = source, step
+        self.name = source.name
+        self.rate = source.rate and source.rate / step  # so that what is drawn of it takes as long as the road did
+        self.count = None if source.count is None else math.ceil(source.count / step)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return islice(self._source, 0, None, self._step)
+
+    def __exit__(self, *error: object) -> None:
+        self._source.__exit__(*error)
 
 
 def _capture(path: Path) -> cv2.VideoCapture:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgecrack.errors import FrameError, SourceError
-from edgecrack.runtime import Frame, open_source
+from edgecrack.errors import FrameError, SourceError, SpecError
+from edgecrack.runtime import Frame, every_nth, open_source
 
 
 def grey(value, height=48, width=64):
@@ -259,3 +259,40 @@ def test_an_open_source_is_taken_as_it_is(folder):
 def test_one_array_is_no_source():
     with pytest.raises(FrameError, match=r"put it in a list: \[frame\]"):
         open_source(grey(1))
+
+
+@pytest.mark.parametrize(
+    ("step", "indices"), [(1, list(range(20))), (3, [0, 3, 6, 9, 12, 15, 18]), (20, [0]), (50, [0])]
+)
+def test_every_nth_frame_keeps_its_place_and_time(tmp_path, step, indices):
+    with every_nth(open_source(write_video(tmp_path / "a.mp4", 20, Fraction(12))), step) as source:
+        assert (source.count, source.rate) == (len(indices), 12 / step)
+        frames = list(source)
+    assert [frame.index for frame in frames] == indices
+    np.testing.assert_allclose([frame.captured_at for frame in frames], np.array(indices) / 12, atol=1e-3)
+    assert [round(frame.image.mean() / 8 - 0.44) for frame in frames] == indices
+
+
+def test_images_between_are_not_even_read(tmp_path):
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), grey(9))
+        if index % 2:
+            (tmp_path / f"{index}.png").write_bytes(b"junk")
+    source = every_nth(open_source(tmp_path), 2)
+    assert source.count == 3
+    assert [frame.index for frame in source] == [0, 2, 4]
+    assert [frame.index for frame in every_nth(source, 2)] == [0, 4]
+
+
+def test_every_nth_of_frames_in_python_closes_what_it_reads(tmp_path):
+    assert [frame.index for frame in every_nth(open_source(grey(n) for n in range(7)), 3)] == [0, 3, 6]
+    inner = open_source(write_video(tmp_path / "a.mp4"))
+    with every_nth(inner, 2) as source:
+        next(iter(source))
+    assert list(inner) == []  # closed
+
+
+@pytest.mark.parametrize("step", [0, -1, 1.5, "2"])
+def test_every_which_frame_must_be_a_whole_number(step):
+    with pytest.raises(SpecError, match="whole number from 1"):
+        every_nth(open_source([grey(9)]), step)
