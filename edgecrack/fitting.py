@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,6 +15,24 @@ from edgecrack.spec import FrameSpec
 # A half is rounded up. From 1080p one pixel in 256 is a tie, which arithmetic that is off in the last bit may see from below:
 # hence a little more than a half, on the host and in graphs that fit their frames themselves.
 HALF = np.float32(0.5 + 2**-10)
+
+
+class Placement(Protocol):
+    """How a frame of `height` x `width` pixels is shown to a model, in one piece or several, and its answer is read."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def count(self) -> int:
+        """Of the pieces, from 1."""
+
+    def pieces(self, image: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
+        """uint8 (height, width, C) -> `count` of uint8 (h, w, C), of the size that the model takes."""
+
+    def undo(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The model's answers to the pieces, stacked if there are several -> uint8 (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,20 @@ class Fit:
     def is_exact(self) -> bool:
         """True when the frame has the wanted size, so that nothing is copied."""
         return (self.height, self.width) == (self.frame.height, self.frame.width)
+
+    @property
+    def scale(self) -> float:
+        """Of what the model is shown to the frame; below 1 the frame is shrunk."""
+        return min(self.frame.height / self.height, self.frame.width / self.width)
+
+    @property
+    def count(self) -> int:
+        """Of the pieces that a frame is shown in: one."""
+        return 1
+
+    def pieces(self, image: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
+        """The one that `apply` gives."""
+        return (self.apply(image),)
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 (height, width, C) -> uint8 (frame.height, frame.width, C), padded right and bottom by reflection."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, opened
+from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ def evaluate(
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
+    tile: Annotated[str, typer.Option(help=TILE)] = "fit",
     every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for scores.json and precision_recall.png.")
@@ -45,7 +46,7 @@ def evaluate(
         raise typer.BadParameter("it names no folder and no clip", param_hint="--data")
     sets = [open_labelled(folder, split).every(every) for folder in folders]
     evaluations = []
-    with opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device) as detector:
+    with opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile) as detector:
         for dataset in sets:
             evaluations.append(score(detector, dataset, partial(_bar, dataset, detector.backend.name)))
     report = json.dumps([evaluation.to_json() for evaluation in evaluations], indent=2)

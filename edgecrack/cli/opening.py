@@ -16,19 +16,38 @@ if TYPE_CHECKING:
 BACKEND = "auto, openvino, onnxruntime or tensorrt."
 DEVICE = "The GPU that an engine runs on, counted from 0."
 REBUILD = "Build an engine that does not run on this machine anew, from the ONNX it was built from, and go on."
+TILE = (
+    "How frames larger than the model takes are shown to it: fit (scaled), tile (in overlapping tiles of their own size), or "
+    "auto (tiled if scaling would leave less than the model was trained at)."
+)
 
 
-def opened(model: Path, *, threshold: float | None, backend: str, rebuild: bool, device: int) -> CrackDetector:
+def opened(
+    model: Path, *, threshold: float | None, backend: str, rebuild: bool, device: int, tile: str, roi: str | None = None
+) -> CrackDetector:
     """The detector; an engine of another machine is built anew first if `rebuild`, else raised as EngineMismatch."""
+    from functools import partial
+
     from edgecrack.runtime import CrackDetector
 
+    if tile == "auto":
+        _tell_choice()
+    detector = partial(CrackDetector, model, threshold=threshold, backend=backend, device=device, tile=tile, roi=roi)
     try:
-        return CrackDetector(model, threshold=threshold, backend=backend, device=device)
+        return detector()
     except EngineMismatch as mismatch:
         if not rebuild:
             raise
         _rebuild(model, mismatch, device)
-    return CrackDetector(model, threshold=threshold, backend=backend, device=device)
+    return detector()
+
+
+def _tell_choice() -> None:
+    """Have it said on stderr which way frames are shown to the model."""
+    import logging
+
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("edgecrack.tiling").setLevel(logging.INFO)
 
 
 def _rebuild(engine: Path, mismatch: EngineMismatch, device: int) -> None:

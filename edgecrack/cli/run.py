@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, opened
+from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -25,6 +25,12 @@ def run(
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
+    tile: Annotated[str, typer.Option(help=TILE)] = "fit",
+    roi: Annotated[
+        str | None,
+        typer.Option(help="Where to look: rows:0.4-0.9, or the corners of a polygon, 'x,y x,y x,y'; pixels or shares."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th frame only.")] = 1,
     masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
 ) -> None:
@@ -35,12 +41,12 @@ def run(
     from rich.console import Console
     from rich.progress import track
 
-    from edgecrack.runtime import open_source
+    from edgecrack.runtime import every_nth, open_source
 
     frames = crack = pixels = 0
-    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device)
+    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
     with detector, ExitStack() as stack:
-        road = stack.enter_context(open_source(source))
+        road = stack.enter_context(every_nth(open_source(source), every))
         sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
         terminal = Console(stderr=True)
         start = perf_counter()

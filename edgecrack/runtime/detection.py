@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.fitting import Fit
+from edgecrack.fitting import Fit, Placement
 from edgecrack.images import write_image
 from edgecrack.spec import FrameSpec, check_frame, check_threshold, threshold_level
 
@@ -24,7 +24,8 @@ class Detection:
     """The cracks of one frame.
 
     Attributes:
-        answer: what the model said, uint8 (frame.height, frame.width), at the size that it takes.
+        answer: what the model said, uint8 (frame.height, frame.width), at the size that it takes; where it was shown several
+            pieces of the frame, uint8 (pieces, frame.height, frame.width).
         fit: where the frame lies in it.
         threshold: the probability from which a pixel is crack, in (0, 1].
         speed: milliseconds per stage: "preprocess", "inference" (from handing over to answer; in a stream that includes
@@ -33,7 +34,7 @@ class Detection:
     """
 
     answer: NDArray[np.uint8]
-    fit: Fit
+    fit: Placement
     threshold: float
     speed: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)

@@ -7,23 +7,25 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import EngineError
-from edgecrack.fitting import Fit, with_pixels
+from edgecrack.fitting import Placement, with_pixels
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.region import parse_region
 from edgecrack.runtime.sources import Source, open_source
+from edgecrack.runtime.tiling import check_tile, place
 from edgecrack.spec import ModelSpec, check_frame, check_threshold
 
-_fit = lru_cache(maxsize=64)(Fit.of)
+Pieces = Iterator[tuple["_Work", NDArray[np.uint8]]]
 
 
 class CrackDetector(Closing):
@@ -40,14 +42,25 @@ class CrackDetector(Closing):
         threshold: float | None = None,
         backend: str = "auto",
         device: int = 0,
+        tile: str = "fit",
+        roi: str | None = None,
     ) -> None:
         """Load a model file, or take over an open Backend, which `close` then closes.
 
         `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino", "onnxruntime"
-        or "tensorrt"; `device` is the GPU that an engine runs on. Raises EngineError, MissingDependency or SpecError.
+        or "tensorrt"; `device` is the GPU that an engine runs on.
+
+        `tile` says how frames larger than the model takes are shown to it: "fit" scales them, "tile" cuts them into
+        overlapping tiles, and "auto" does so where scaling would leave less than the net was trained at, and logs which.
+        `roi` says where cracks are looked for, such as "rows:0.4-0.9" or the corners of a polygon, "x,y x,y x,y", in
+        pixels or as shares of the frame: elsewhere the probability is 0.
+        Raises EngineError, MissingDependency or SpecError.
         """
         self._threshold = None if threshold is None else check_threshold(threshold)
+        self.tile, self.roi = check_tile(tile), roi
+        region = None if roi is None else parse_region(roi)
         self.backend = open_backend(model, backend, device=device) if isinstance(model, (str, os.PathLike)) else model
+        self._place = lru_cache(maxsize=16)(partial(place, spec=self.spec, tile=tile, roi=region))
         self._lock = threading.Lock()
         self._closed = False
 
@@ -69,74 +82,93 @@ class CrackDetector(Closing):
         """The cracks in one frame, uint8 (H, W, 3) BGR, of any size; a BGRx model takes uint8 (H, W, 4) too.
 
         One of the size and pixels that the model takes is handed over as it is, without a copy.
-        Raises FrameError for anything else, EngineError when the detector is busy, closed or its library fails.
+        Raises FrameError for anything else, EngineError when the detector is busy, closed or its library fails, SpecError
+        when the region of interest lies outside the frame.
         """
         check_frame(frame, self.spec.pixels)
         with self._turn():
-            return self._collect(self._submit([frame]))[0]
+            ((_, detection),) = self._detections([Frame(frame, 0, None, "")])
+        return detection
 
     def stream(
         self, source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame]
     ) -> Generator[tuple[Frame, Detection], None, None]:
         """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
-        It may be left or closed at any time, and closes the source. An error of the source is raised after the frames
-        before it were given out.
-        Raises SourceError, FrameError and EngineError.
+        Where a call takes a batch, it is filled with the tiles or frames that come next. The stream may be left or closed
+        at any time, and closes the source. An error of the source is raised after the frames before it were given out.
+        Raises SourceError, FrameError, EngineError and SpecError.
         """
-        in_flight: deque[tuple[list[Frame], _Call]] = deque()
         with self._turn(), open_source(source) as frames:
-            coming, end = iter(frames), None
-            try:
-                while in_flight or end is None:
-                    while end is None and len(in_flight) < self.backend.depth:
-                        batch, end = _take(coming, self.spec)
-                        if batch:
-                            in_flight.append((batch, self._submit([frame.image for frame in batch])))
-                    if in_flight:
-                        batch, call = in_flight.popleft()
-                        yield from zip(batch, self._collect(call), strict=True)
-            finally:
-                for _ in in_flight:
-                    with suppress(EngineError):  # left early: the answers are not wanted, only out of the way
-                        self.backend.collect()
-            if not isinstance(end, StopIteration):
-                raise end
+            yield from self._detections(frames)
 
     def clone(self) -> CrackDetector:
         """A second detector for another thread, with the threshold that this one has now; each is closed by itself.
 
         On TensorRT the two share the engine. Raises EngineError when this one is closed or memory is short.
         """
-        return CrackDetector(self.backend.clone(), threshold=self._threshold)
+        return CrackDetector(self.backend.clone(), threshold=self._threshold, tile=self.tile, roi=self.roi)
 
     def close(self) -> None:
         """Let go of the model, after the frame that another thread waits for; a second call does nothing."""
         self._closed = True
         self.backend.close()
 
-    def _submit(self, images: list[NDArray[np.uint8]]) -> _Call:
+    def _detections(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detection], None, None]:
+        """Each frame with its cracks, in order; the backend is given as many calls as it takes."""
+        under_way: deque[_Work] = deque()
+        in_flight: deque[list[_Work]] = deque()
+        pieces, end = self._pieces(frames, under_way), None
+        try:
+            while in_flight or end is None:
+                while end is None and len(in_flight) < self.backend.depth:
+                    call, end = _take(pieces, self.spec.batch)
+                    if call:
+                        in_flight.append(self._submit(call))
+                if in_flight:
+                    self._collect(in_flight.popleft())
+                while under_way and under_way[0].is_done:
+                    work = under_way.popleft()
+                    yield work.frame, work.detection(self.threshold)
+        finally:
+            for _ in in_flight:
+                with suppress(EngineError):  # left early: the answers are not wanted, only out of the way
+                    self.backend.collect()
+        if not isinstance(end, StopIteration):
+            raise end
+
+    def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
+        """The pieces of each frame in order, made when they are asked for; its work joins `under_way`."""
+        for frame in frames:
+            check_frame(frame.image, self.spec.pixels)
+            start = perf_counter()
+            work = _Work(frame, self._place(*frame.image.shape[:2]))
+            under_way.append(work)
+            for piece in work.placement.pieces(frame.image):
+                piece = with_pixels(piece, self.spec.pixels)
+                work.preprocess += perf_counter() - start
+                yield work, piece
+                start = perf_counter()
+
+    def _submit(self, call: list[tuple[_Work, NDArray[np.uint8]]]) -> list[_Work]:
+        """Start on up to a batch of pieces; whose they are."""
         start = perf_counter()
-        fits = [_fit(image.shape[0], image.shape[1], self.spec.input_frame) for image in images]
-        fitted = [with_pixels(fit.apply(image), self.spec.pixels) for fit, image in zip(fits, images, strict=True)]
-        fitted += fitted[-1:] * (self.spec.batch - len(fitted))
-        frames = np.stack(fitted) if len(fitted) > 1 else np.ascontiguousarray(fitted[0])[np.newaxis]
+        pieces = [piece for _, piece in call]
+        pieces += pieces[-1:] * (self.spec.batch - len(pieces))
+        frames = np.stack(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])[np.newaxis]
         submitted = perf_counter()
         self.backend.submit(frames)
-        return _Call(fits, 1e3 * (submitted - start) / len(images), submitted)
+        for work, _ in call:
+            work.preprocess += (submitted - start) / len(call)
+            work.submitted = work.submitted or submitted
+        return [work for work, _ in call]
 
-    def _collect(self, call: _Call) -> list[Detection]:
+    def _collect(self, call: list[_Work]) -> None:
         answers = self.backend.collect()
-        inference = 1e3 * (perf_counter() - call.submitted)
-        return [
-            Detection(
-                answer,
-                fit,
-                self.threshold,
-                {"preprocess": call.preprocess, "inference": inference, "postprocess": 0.0},
-            )
-            for fit, answer in zip(call.fits, answers, strict=False)  # the answers to padding are left over
-        ]
+        collected = perf_counter()
+        for work, answer in zip(call, answers, strict=False):  # the answers to padding are left over
+            work.answers.append(answer)
+            work.inference = collected - work.submitted
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -152,23 +184,36 @@ class CrackDetector(Closing):
             self._lock.release()
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A batch at the backend; times in milliseconds a frame, but `submitted` in seconds of the clock."""
+@dataclass(eq=False)
+class _Work:
+    """A frame of which some pieces are at the backend; times in seconds, `submitted` of the clock."""
 
-    fits: list[Fit]
-    preprocess: float
-    submitted: float
+    frame: Frame
+    placement: Placement
+    answers: list[NDArray[np.uint8]] = field(default_factory=list)
+    preprocess: float = 0.0
+    submitted: float = 0.0
+    inference: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.answers) == self.placement.count
+
+    def detection(self, threshold: float) -> Detection:
+        answer = self.answers[0] if len(self.answers) == 1 else np.stack(self.answers)
+        speed = {"preprocess": 1e3 * self.preprocess, "inference": 1e3 * self.inference, "postprocess": 0.0}
+        return Detection(answer, self.placement, threshold, speed)
 
 
-def _take(coming: Iterator[Frame], spec: ModelSpec) -> tuple[list[Frame], Exception | None]:
-    """Up to a batch of frames, and what ended the source: StopIteration, its error, or None while it goes on."""
-    batch: list[Frame] = []
-    while len(batch) < spec.batch:
+def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint8]]], Exception | None]:
+    """Up to a batch of pieces, and what ended the source: StopIteration, its error, or None while it goes on."""
+    call: list[tuple[_Work, NDArray[np.uint8]]] = []
+    while len(call) < batch:
         try:
-            frame = next(coming)
-            check_frame(frame.image, spec.pixels)
-        except Exception as end:
-            return batch, end
-        batch.append(frame)
-    return batch, None
+            piece = next(pieces, None)
+        except Exception as error:
+            return call, error
+        if piece is None:
+            return call, StopIteration()  # one that was caught would hold on to the frame until rubbish is collected
+        call.append(piece)
+    return call, None

@@ -31,7 +31,7 @@ def write_mean_model(path, spec, graph_frame=None, metadata=True):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_model():
     """The function that writes the model that all these tests run: `write_model(path, spec)`."""
     return write_mean_model

@@ -1,0 +1,179 @@
+"""Frames larger than the net: which windows of them it is shown, and how its answers become one again."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import SpecError
+from edgecrack.fitting import Fit, Placement
+from edgecrack.runtime.region import Region, RegionOfInterest
+from edgecrack.spec import FrameSpec, ModelSpec
+
+TILE_MODES = ("fit", "tile", "auto")
+OVERLAP = 8  # neighbours share at least a tile's side divided by this
+
+_log = logging.getLogger("edgecrack.tiling")
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """The box around a region, fitted to the net as if it were the frame of `height` x `width`."""
+
+    height: int
+    width: int
+    region: Region
+    fit: Fit
+
+    @property
+    def count(self) -> int:
+        """Of the pieces: one."""
+        return self.fit.count
+
+    def pieces(self, image: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
+        """uint8 (height, width, C) -> one of uint8 (frame.height, frame.width, C)."""
+        return self.fit.pieces(image[self.region.box])
+
+    def undo(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (frame.height, frame.width) -> uint8 (height, width), 0 outside the region."""
+        whole = np.zeros((self.height, self.width), np.uint8)
+        whole[self.region.box] = self.fit.undo(answer)
+        return self.region.blank_outside(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """Overlapping windows of a frame of `height` x `width`, each of the size that the model takes, `frame`.
+
+    Attributes:
+        corners: (top, left) of each, row by row. Only what touches `region` has a window.
+        region: where cracks are looked for.
+    """
+
+    height: int
+    width: int
+    frame: FrameSpec
+    corners: tuple[tuple[int, int], ...]
+    region: Region
+
+    @classmethod
+    def of(cls, height: int, width: int, frame: FrameSpec, region: Region) -> Tiling:
+        """The fewest windows that cover the region and overlap; those that its mask leaves empty are left out."""
+        corners = tuple(
+            (top, left)
+            for top in _starts(region.top, region.bottom, height, frame.height)
+            for left in _starts(region.left, region.right, width, frame.width)
+            if region.touches(top, left, frame.height, frame.width)
+        )
+        return cls(height, width, frame, corners, region)
+
+    @property
+    def count(self) -> int:
+        """Of the windows."""
+        return len(self.corners)
+
+    def pieces(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """uint8 (height, width, C) -> uint8 (frame.height, frame.width, C), as many as `corners`.
+
+        They are views, but where the frame has fewer rows or columns than the net: those are padded by reflection.
+        """
+        for top, left in self.corners:
+            piece = image[top : top + self.frame.height, left : left + self.frame.width]
+            bottom, right = self.frame.height - piece.shape[0], self.frame.width - piece.shape[1]
+            if bottom or right:
+                piece = np.asarray(cv2.copyMakeBorder(piece, 0, bottom, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
+            yield piece
+
+    def undo(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (tiles, frame.height, frame.width) -> uint8 (height, width), 0 outside the region.
+
+        Where tiles overlap, each fades into the next: what a net says close to an edge, where it sees only one side,
+        counts least. A pixel of the region is in no window that was left out, so that nothing fades into nothing.
+        """
+        whole = np.zeros((self.height, self.width), np.uint8)
+        answers = iter(answer.reshape(-1, self.frame.height, self.frame.width))  # one tile comes without the first axis
+        row_end = 0
+        for top, row in groupby(self.corners, key=lambda corner: corner[0]):
+            strip = whole[top : top + self.frame.height]
+            above = strip[: max(0, row_end - top)].copy()
+            self._fill(strip, [(left, next(answers)) for _, left in row])
+            strip[: len(above)] = _faded(above, strip[: len(above)], _ramp(len(above))[:, np.newaxis])
+            row_end = top + len(strip)
+        return self.region.blank_outside(whole)
+
+    def _fill(self, strip: NDArray[np.uint8], tiles: list[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Write a row of tiles, by where they begin, into the rows of the frame that they cover."""
+        end = 0
+        for left, tile in tiles:
+            window = strip[:, left : left + self.frame.width]
+            tile = tile[: window.shape[0], : window.shape[1]]  # padding is left over
+            shared = max(0, end - left)
+            window[:, :shared] = _faded(window[:, :shared], tile[:, :shared], _ramp(shared))
+            window[:, shared:] = tile[:, shared:]
+            end = left + window.shape[1]
+
+
+def check_tile(tile: str) -> str:
+    """`tile` if it is one of `TILE_MODES`; SpecError otherwise."""
+    if tile not in TILE_MODES:
+        raise SpecError(f"tile is one of {', '.join(TILE_MODES)}, got {tile!r}")
+    return tile
+
+
+def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInterest | None) -> Placement:
+    """How a frame of `height` x `width` pixels is shown to the model.
+
+    "fit" scales it, "tile" cuts one larger than the model takes into windows, "auto" does so when fitting would shrink it
+    below the least scale that the net was trained at, and logs what it chose. With a region of interest only the box
+    around it is fitted, or the windows that touch it are cut. Raises SpecError when the region is outside the frame.
+    """
+    region = roi.within(height, width) if roi else Region(0, height, 0, width)
+    fit = Fit.of(region.bottom - region.top, region.right - region.left, spec.input_frame)
+    tiled = tile == "tile" or (tile == "auto" and _shrunk(fit, spec) < spec.scales[0])
+    tiled = tiled and (height > spec.input_frame.height or width > spec.input_frame.width)
+    if tile == "auto":
+        _log.info(
+            "%s frames of %dx%d: fitted they are at scale %.2f, and %s was trained at %g to %g",
+            *("tiling" if tiled else "fitting", width, height, _shrunk(fit, spec), spec.name, *spec.scales),
+        )
+    if tiled:
+        return Tiling.of(height, width, spec.input_frame, region)
+    return Crop(height, width, region, fit) if roi else fit
+
+
+def _shrunk(fit: Fit, spec: ModelSpec) -> float:
+    """The scale at which the net sees a fitted frame: a graph with a camera fits it once more."""
+    return fit.scale * Fit.of(spec.input_frame.height, spec.input_frame.width, spec.frame).scale
+
+
+def _starts(begin: int, end: int, side: int, tile: int) -> list[int]:
+    """Where windows of `tile` pixels begin that cover `begin` to `end` of a frame's `side`, evenly spread.
+
+    One window that is larger than that takes in what lies around it.
+    """
+    length = end - begin
+    if length <= tile:
+        return [min(max(0, begin - (tile - length) // 2), max(0, side - tile))]
+    overlap = tile // OVERLAP
+    steps = math.ceil((length - tile) / (tile - overlap))
+    return [begin + round(step * (length - tile) / steps) for step in range(steps + 1)]
+
+
+def _faded(before: NDArray[np.uint8], after: NDArray[np.uint8], ramp: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """From one to the other, `ramp` being the share of `after` in 1/256: equal ones stay what they are."""
+    return ((before * (256 - ramp) + after * ramp + 128) >> 8).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _ramp(length: int) -> NDArray[np.uint16]:
+    """uint16 (length,): half a wave of the cosine, from 0 to 256."""
+    shares = (np.arange(length) + 0.5) / max(1, length)
+    return np.round(128 - 128 * np.cos(np.pi * shares)).astype(np.uint16)
