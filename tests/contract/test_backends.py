@@ -286,3 +286,26 @@ def test_the_runtime_loads_no_library_before_it_is_asked_to(name):
     code = "import sys, edgecrack.runtime; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "onnx", "tensorrt", "av", name} & set(done.stdout.split())
+
+
+def test_ctrl_c_after_another_thread_let_go_of_a_model_is_an_interrupt(model, name):
+    program = """
+import signal, sys, threading
+from edgecrack.runtime.backends import open_backend
+
+for _ in range(8):
+    held = [open_backend(*sys.argv[1:])]
+    letting_go = threading.Thread(target=lambda: held.pop().close())
+    letting_go.start()
+    letting_go.join()
+    kept = [bytearray(1 << 16) for _ in range(64)]  # where the memory of what was freed may be
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        continue
+    sys.exit("no interrupt")
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", program, model, name], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)

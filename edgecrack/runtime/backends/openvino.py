@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +32,14 @@ _OPTIONS = {
 }
 
 
+@cache
+def _core() -> openvino.Core:
+    """One for the process, and never freed: its CPU plugin gives the thread that loads it a signal stack, and takes the
+    memory back, but not the stack, when another thread lets go of it. The next Ctrl-C would then end the process.
+    """
+    return openvino.Core()
+
+
 class OpenVinoBackend(Calls):
     """An ONNX on OpenVINO's CPU device, two calls in flight."""
 
@@ -42,7 +50,7 @@ class OpenVinoBackend(Calls):
         super().__init__(read_spec(path))
         self._path = path
         with library_errors(self.name, f"load {path}"):
-            model = openvino.Core().compile_model(str(path), "CPU", _OPTIONS)
+            model = _core().compile_model(str(path), "CPU", _OPTIONS)
             ends = [*model.inputs, *model.outputs]
             check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
             self._requests = [model.create_infer_request() for _ in range(self.depth)]
