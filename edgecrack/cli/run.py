@@ -41,12 +41,12 @@ def run(
     from rich.console import Console
     from rich.progress import track
 
-    from edgecrack.runtime import every_nth, open_source
+    from edgecrack.runtime import SourceOptions, open_source
 
     frames = crack = pixels = 0
     detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
     with detector, ExitStack() as stack:
-        road = stack.enter_context(every_nth(open_source(source), every))
+        road = stack.enter_context(open_source(source, SourceOptions(every=every)))
         sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
         terminal = Console(stderr=True)
         start = perf_counter()

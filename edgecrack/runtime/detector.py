@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -20,12 +21,13 @@ from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.region import parse_region
 from edgecrack.runtime.sources import Source, open_source
 from edgecrack.runtime.tiling import check_tile, place
 from edgecrack.spec import ModelSpec, check_frame, check_threshold
 
-Pieces = Iterator[tuple["_Work", NDArray[np.uint8]]]
+Pieces = Iterator[tuple["_Work", NDArray[np.uint8]] | None]  # None: a camera has nothing new
 
 
 class CrackDetector(Closing):
@@ -95,8 +97,9 @@ class CrackDetector(Closing):
     ) -> Generator[tuple[Frame, Detection], None, None]:
         """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
-        Where a call takes a batch, it is filled with the tiles or frames that come next. The stream may be left or closed
-        at any time, and closes the source. An error of the source is raised after the frames before it were given out.
+        `source` is what `open_source` takes. Where a call takes a batch, it is filled with the tiles or frames that come
+        next, of a camera with those that are there. The stream may be left or closed at any time, and closes the source: a
+        camera's thread ends with it. An error of the source is raised after the frames before it were given out.
         Raises SourceError, FrameError, EngineError and SpecError.
         """
         with self._turn(), open_source(source) as frames:
@@ -123,8 +126,9 @@ class CrackDetector(Closing):
             while in_flight or end is None:
                 while end is None and len(in_flight) < self.backend.depth:
                     call, end = _take(pieces, self.spec.batch)
-                    if call:
-                        in_flight.append(self._submit(call))
+                    if not call:
+                        break
+                    in_flight.append(self._submit(call))
                 if in_flight:
                     self._collect(in_flight.popleft())
                 while under_way and under_way[0].is_done:
@@ -138,17 +142,24 @@ class CrackDetector(Closing):
             raise end
 
     def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
-        """The pieces of each frame in order, made when they are asked for; its work joins `under_way`."""
+        """The pieces of each frame in order, made when they are asked for; its work joins `under_way`.
+
+        None stands for a camera without a new frame, as long as there is work under way that can be finished first.
+        """
         for frame in frames:
             check_frame(frame.image, self.spec.pixels)
             start = perf_counter()
             work = _Work(frame, self._place(*frame.image.shape[:2]))
             under_way.append(work)
+            if isinstance(frames, LiveSource):  # as many as fill a call may wait, and no more: they would grow old
+                frames.room = max(frames.room, math.ceil(self.spec.batch / work.placement.count))
             for piece in work.placement.pieces(frame.image):
                 piece = with_pixels(piece, self.spec.pixels)
                 work.preprocess += perf_counter() - start
                 yield work, piece
                 start = perf_counter()
+            while under_way and _waits(frames):
+                yield None
 
     def _submit(self, call: list[tuple[_Work, NDArray[np.uint8]]]) -> list[_Work]:
         """Start on up to a batch of pieces; whose they are."""
@@ -205,15 +216,20 @@ class _Work:
         return Detection(answer, self.placement, threshold, speed)
 
 
+def _waits(frames: Iterable[Frame]) -> bool:
+    """Whether the next frame has yet to come: what is at hand goes first, or it would age with a camera that is lost."""
+    return isinstance(frames, LiveSource) and not frames.ready
+
+
 def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint8]]], Exception | None]:
     """Up to a batch of pieces, and what ended the source: StopIteration, its error, or None while it goes on."""
     call: list[tuple[_Work, NDArray[np.uint8]]] = []
-    while len(call) < batch:
-        try:
-            piece = next(pieces, None)
-        except Exception as error:
-            return call, error
-        if piece is None:
-            return call, StopIteration()  # one that was caught would hold on to the frame until rubbish is collected
-        call.append(piece)
-    return call, None
+    try:
+        for piece in pieces:
+            if piece is not None:
+                call.append(piece)
+            if piece is None or len(call) == batch:
+                return call, None
+    except Exception as error:
+        return call, error
+    return call, StopIteration()  # one that was caught would hold on to the frame until rubbish is collected

@@ -1,30 +1,37 @@
-"""Where frames come from: images, folders, glob patterns, videos, and anything in Python that yields frames."""
+"""Where frames come from: files, cameras, and anything in Python that yields frames."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import logging
 import math
 import os
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import FrameError, SourceError, SpecError
+from edgecrack.errors import FrameError, SourceError
 from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
+from edgecrack.runtime.address import scheme_of
+from edgecrack.runtime.cameras import SCHEMES, PipeConnection, open_camera, raw_format
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.options import SourceOptions, flipped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _log = logging.getLogger("edgecrack")
+_DEFAULT = SourceOptions()
 
 # FFmpeg writes to stderr what we raise or log in our own words; it reads this when the first video is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -51,143 +58,254 @@ class Source(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def open_source(source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame]) -> Source:
-    """The frames of an image file, a folder of images, a glob pattern, a video file or an iterable of frames.
+@runtime_checkable
+class CountedSource(Source, Protocol):
+    """A source that a string names: it counts, and it can be stopped.
 
-    An iterable gives frames as uint8 (H, W, 3) BGR, or as `Frame` where they have a time. An open Source is given back.
-    Raises SourceError, naming it, when there is nothing or nothing readable; FrameError for a single array.
+    Attributes:
+        read: the frames that came so far, from 0; of files only those that `SourceOptions.every` takes.
+        dropped: how many of them were not handed out, by cause.
+    """
+
+    read: int
+    dropped: Counter[str]
+
+    def stop(self) -> None:
+        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+
+
+@overload
+def open_source(source: str | os.PathLike[str], options: SourceOptions = ...) -> CountedSource: ...
+@overload
+def open_source(source: Source | Iterable[NDArray[np.uint8] | Frame], options: SourceOptions = ...) -> Source: ...
+@overload
+def open_source(
+    source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame], options: SourceOptions = ...
+) -> Source: ...
+def open_source(
+    source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame],
+    options: SourceOptions = _DEFAULT,
+) -> Source:
+    """The frames of a file, a camera or Python code.
+
+    `source` is an image file, a folder of images, a glob pattern, a video file; a camera: `0` or `/dev/video0`,
+    `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR bytes
+    on standard input; without `@30` a pipe whose writer waits, of which no frame is dropped); or an iterable that gives
+    frames as uint8 (H, W, 3) BGR, or as `Frame` where they have a time. An open Source is given back.
+
+    Of files and iterables every frame comes, in order; of cameras the newest, see `LiveSource`.
+    Raises SourceError, naming it without passwords, when there is nothing or nothing readable; FrameError for a single
+    array, SpecError for an option that the source cannot do, MissingDependency.
     """
     if isinstance(source, Source):
         return source
     if isinstance(source, np.ndarray) and source.ndim < 4:
         raise FrameError("wanted a source of frames, got one array; put it in a list: [frame]")
     if not isinstance(source, (str, os.PathLike)):
-        return _IterableSource(source)
-    text = os.fspath(source)
-    if "://" in text:  # may hold a password: only its kind is said
+        options.check("an iterable of frames", {"flip"})
+        return _IterableSource(source, options)
+    scheme = scheme_of(os.fspath(source))
+    if not scheme:
+        return _open_files(os.fspath(source), options)
+    if scheme not in SCHEMES:
         raise SourceError(
-            f"cannot read {text.split('://')[0]}:// sources; wanted an image, folder, pattern or video file"
+            f"cannot read {scheme}:// sources; wanted a file, folder or pattern, or one of {', '.join(sorted(SCHEMES))}"
         )
+    if scheme == "raw" and "@" not in os.fspath(source):
+        options.check("raw without a rate", {"flip"})
+        return PipeSource(os.fspath(source), options)
+    return open_camera(os.fspath(source), options)
+
+
+def _open_files(text: str, options: SourceOptions) -> CountedSource:
     path = Path(text)
+    if path.is_file() and not _is_image(path):
+        options.check("a video file", {"flip", "loop", "start", "end"})
+        return VideoSource(path, options)
+    options.check("a source of images", {"flip", "loop"})
     if path.is_dir():
-        return ImageSource(text, list_images(path))
+        return ImageSource(text, list_images(path), options)
     if path.is_file():
-        return ImageSource(text, [path]) if _is_image(path) else VideoSource(path)
+        return ImageSource(text, [path], options)
     if not glob.has_magic(text):
         raise SourceError(f"no file or folder {text}")
     matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
     found = sorted(match for match in map(Path, matches) if _is_image(match))
     if not found:
         raise SourceError(f"no image matches {text}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return ImageSource(text, found)
-
-
-def every_nth(source: Source, step: int) -> Source:
-    """Each `step`-th frame of an open source from the first, with the index that it has there. SpecError below 1."""
-    if not isinstance(step, int) or step < 1:
-        raise SpecError(f"every N-th frame wants a whole number from 1, got {step!r}")
-    if step == 1:
-        return source
-    if isinstance(source, ImageSource):
-        return ImageSource(source.name, source.paths, source.step * step)
-    return _EveryNth(source, step)
+    return ImageSource(text, found, options)
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-class ImageSource(Closing):
+class _InOrder(Closing):
+    """A source that hands out every frame, by the thread that asks for it."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self.read = 0
+        self.dropped: Counter[str] = Counter()
+        self._options = options
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises SourceError or FrameError naming what cannot be read."""
+        frames = self._frames()
+        while not self._stopped and (frame := next(frames, None)) is not None:
+            self.read += 1
+            yield replace(frame, image=flipped(frame.image, self._options.flip)) if self._options.flip else frame
+
+    def stop(self) -> None:
+        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+        self._stopped = True
+
+    def _frames(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+
+class ImageSource(_InOrder):
     """Image files, each read when its turn comes; their sizes may differ."""
 
     rate = None
 
-    def __init__(self, name: str, paths: list[Path], step: int = 1) -> None:
-        """Each `step`-th of `paths` from the first; the others are not read."""
+    def __init__(self, name: str, paths: list[Path], options: SourceOptions = _DEFAULT) -> None:
+        super().__init__(options)
         self.name = name
         self.paths = paths
-        self.step = step
-        self.count = len(paths[::step])
+        self.count = None if options.loop else math.ceil(len(paths) / options.every)
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError or FrameError naming the image that cannot be read."""
-        for index in range(0, len(self.paths), self.step):
-            path = self.paths[index]
+    def _frames(self) -> Iterator[Frame]:
+        paths = itertools.cycle(self.paths) if self._options.loop else self.paths
+        for index, path in itertools.islice(enumerate(paths), 0, None, self._options.every):
             yield Frame(read_image(path), index, None, str(path))
 
 
-class VideoSource(Closing):
+class VideoSource(_InOrder):
     """A video file, through OpenCV's FFmpeg.
 
     Attributes:
         truncated_at: the frames that were read, when that is fewer than the file declares; None otherwise.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: SourceOptions = _DEFAULT) -> None:
         """Raises SourceError when `path` is no video, or so damaged that nothing can be read."""
+        super().__init__(options)
         self.name = str(path)
         self.truncated_at: int | None = None
+        self._path = path
         self._capture = _capture(path)
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or None
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = count if count > 0 else None
-        self._read = 0
+        self._rate = self._capture.get(cv2.CAP_PROP_FPS) or None
+        # Of the frames handed out, so that what is drawn of them takes as long as the road did.
+        self.rate = self._rate and self._rate / options.every
+        self._declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        expected = self._expected()
+        self.count = None if expected is None else math.ceil(expected / options.every)
+        self._next = 0  # the number of the next frame to come
+        self._decoded = 0  # frames of this turn through the file
         self._time: float | None = None
 
-    def __iter__(self) -> Iterator[Frame]:
+    def _frames(self) -> Iterator[Frame]:
         while True:
-            done, image = self._capture.read()
-            if not done:
-                break
-            seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            self._time = seconds if seconds >= 0 else None  # OpenCV 4 has no time for some Matroska files
-            self._read += 1
-            yield Frame(np.asarray(image, np.uint8), self._read - 1, self._time, self.name)
-        if not self._read:
-            raise SourceError(f"no frame of {self.name} can be decoded")
-        self._check_end()
+            while self._capture.grab() and self._before_end():
+                if self._options.start is not None and (self._time or 0) < self._options.start:
+                    continue
+                index, self._next = self._next, self._next + 1
+                if index % self._options.every:
+                    continue
+                done, image = self._capture.retrieve()
+                if not done:
+                    break
+                yield Frame(np.asarray(image, np.uint8), index, self._time, self.name)
+            self._finish()
+            if not self._options.loop:
+                return
+            self._capture.release()
+            self._capture, self._decoded = _capture(self._path), 0
+
+    def _before_end(self) -> bool:
+        """Whether the frame that was just decoded is before the end that was asked for; notes its time."""
+        seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        self._time = seconds if seconds >= 0 else None  # OpenCV 4 has no time for some Matroska files
+        self._decoded += 1
+        if self._time is None and self._rate and (self._options.start or self._options.end):
+            self._time = (self._decoded - 1) / self._rate
+        return self._options.end is None or self._time is None or self._time < self._options.end
+
+    def _finish(self) -> None:
+        if not self.read:
+            between = f" from {self._options.start:g} s" if self._options.start else ""
+            raise SourceError(f"no frame of {self.name} can be decoded{between}")
+        if self._options.end is None:
+            self._check_end()
 
     def _check_end(self) -> None:
         # By time and not by number: where frames are not evenly spaced, the count is the duration times the rate.
-        if self._time is None or not (self.count and self.rate) or self._time >= (self.count - 2) / self.rate:
+        declared = self._declared if self._declared > 0 else 0
+        if self._time is None or not (declared and self._rate) or self._time >= (declared - 2) / self._rate:
             return
-        self.truncated_at = self._read
-        _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._read, self.count)
+        self.truncated_at = self._decoded
+        _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
+
+    def _expected(self) -> int | None:
+        """The frames of the part that was asked for, as far as the file says."""
+        if self._declared <= 0 or self._options.loop:
+            return None
+        if self._options.start is None and self._options.end is None:
+            return self._declared
+        if not self._rate:
+            return None
+        seconds = self._declared / self._rate
+        end = seconds if self._options.end is None else min(seconds, self._options.end)
+        return max(0, round((end - (self._options.start or 0)) * self._rate))
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
         self._capture.release()
 
 
-class _IterableSource(Closing):
+class PipeSource(_InOrder):
+    """Raw pictures on standard input, none of them lost for lack of time: a pipe makes its writer wait."""
+
+    rate = count = None
+
+    def __init__(self, name: str, options: SourceOptions) -> None:
+        """`name` is `raw:WIDTHxHEIGHT`. Raises SpecError for another, SourceError when standard input is a terminal."""
+        super().__init__(options)
+        self.name = name
+        self._pipe = PipeConnection(raw_format(name)[0])
+
+    def _frames(self) -> Iterator[Frame]:
+        while not self._stopped:
+            try:
+                image = self._pipe.read()
+            except TimeoutError:
+                continue
+            except EOFError:
+                return
+            if image is None:
+                continue
+            if self.read % self._options.every:
+                self.read += 1
+                self.dropped["every"] += 1
+            else:
+                yield Frame(image, self.read, None, self.name, time.monotonic(), time.time())
+
+
+class _IterableSource(_InOrder):
     """Frames that Python code yields."""
 
     name = "frames"
     rate = None
 
-    def __init__(self, frames: Iterable[NDArray[np.uint8] | Frame]) -> None:
-        self._frames = frames
-        self.count = len(frames) if isinstance(frames, Sized) else None
+    def __init__(self, frames: Iterable[NDArray[np.uint8] | Frame], options: SourceOptions) -> None:
+        super().__init__(options)
+        self._iterable = frames
+        self.count = math.ceil(len(frames) / options.every) if isinstance(frames, Sized) else None
 
-    def __iter__(self) -> Iterator[Frame]:
-        for index, frame in enumerate(self._frames):
+    def _frames(self) -> Iterator[Frame]:
+        for index, frame in itertools.islice(enumerate(self._iterable), 0, None, self._options.every):
             yield frame if isinstance(frame, Frame) else Frame(frame, index, None, self.name)
-
-
-class _EveryNth(Closing):
-    """Some frames of a source, which it closes."""
-
-    def __init__(self, source: Source, step: int) -> None:
-        self._source, self._step = source, step
-        self.name = source.name
-        self.rate = source.rate and source.rate / step  # so that what is drawn of it takes as long as the road did
-        self.count = None if source.count is None else math.ceil(source.count / step)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return islice(self._source, 0, None, self._step)
-
-    def __exit__(self, *error: object) -> None:
-        self._source.__exit__(*error)
 
 
 def _capture(path: Path) -> cv2.VideoCapture:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
+_TICK = Fraction(1, 1000)  # seconds; what frames with a time are placed by
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -44,23 +45,29 @@ class VideoWriter(Closing):
         self._quality = quality
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
+        self._begun: float | None = None  # the time of the first frame, where frames have one
+        self._last, self._key = -1, 0  # ticks of the last frame and of the last that begins a fragment
         self._file: OutputContainer | None
         self._file, self._disk = _open(self.path)
 
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Add uint8 (H, W, 3) BGR, of the same size as the first.
+    def write(self, image: NDArray[np.uint8], time: float | None = None) -> None:
+        """Add uint8 (H, W, 3) BGR, of the same size as the first, shown from `time` in seconds or at the rate's pace.
 
-        Raises FrameError for another size or type, SourceError when it cannot be written.
+        Of one video all frames have a time or none. Raises FrameError for another size or type, SourceError when it cannot
+        be written.
         """
         check_frame(image)
         if self._file is None:
             raise SourceError(f"cannot write {self.path}: it is closed")
         if self._stream is None or self._frame is None:
             self._frame = FrameSpec(*image.shape[:2])
-            self._stream = self._start(self._file, self._frame)
+            self._stream = self._start(self._file, self._frame, time)
         self._frame.check(image)
+        picture = _picture(image)
+        if time is not None:
+            self._place(picture, time)
         with self._writing(self._file):
-            self._file.mux(self._stream.encode(_picture(image)))
+            self._file.mux(self._stream.encode(picture))
             self._disk.flush()
 
     def close(self) -> None:
@@ -74,13 +81,23 @@ class VideoWriter(Closing):
             file.close()
             self._disk.close()
 
-    def _start(self, file: OutputContainer, frame: FrameSpec) -> VideoStream:
+    def _place(self, picture: VideoFrame, time: float) -> None:
+        """Give `picture` its time, and make it the first of a fragment where that is a second old."""
+        self._begun = time if self._begun is None else self._begun
+        self._last = max(self._last + 1, round((time - self._begun) / _TICK))  # two frames cannot have one time
+        picture.pts, picture.time_base = self._last, _TICK
+        if self._last - self._key >= 1 / _TICK:
+            picture.pict_type, self._key = 1, self._last  # 1: FFmpeg's AV_PICTURE_TYPE_I
+
+    def _start(self, file: OutputContainer, frame: FrameSpec, time: float | None) -> VideoStream:
         # zerolatency: no frames held back, so that what was given is soon in the file.
-        options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(self._quality)}
+        options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(self._quality), "forced-idr": "1"}
         stream = file.add_stream("libx264", rate=self._rate, options=options)
         stream.height, stream.width = frame.height + frame.height % 2, frame.width + frame.width % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = max(1, round(self._rate))
+        if time is not None:
+            stream.codec_context.time_base = _TICK
         return stream
 
     @contextmanager

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from collections import deque
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
 from edgecrack.errors import FrameError, SourceError, SpecError
-from edgecrack.runtime import CrackDetector, VideoWriter
+from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, VideoWriter
 from edgecrack.runtime.backends import BACKENDS
 from edgecrack.runtime.tiling import Tiling
 from edgecrack.spec import FrameSpec, ModelSpec
@@ -111,6 +112,41 @@ def test_a_stream_of_tiles_keeps_the_backend_busy_and_its_batches_full(batch, de
     assert len(recorder.calls) == -(-27 // batch)
     for spare in recorder.calls[-1][27 % batch or batch :]:
         np.testing.assert_array_equal(spare, recorder.calls[-1][27 % batch - 1])
+
+
+class Camera:
+    """A connection that gives `frames` and then waits until `is_over`."""
+
+    def __init__(self, frames):
+        self.frames, self.is_over = deque(frames), False
+
+    def read(self):
+        if self.frames:
+            return self.frames.popleft()
+        time.sleep(0.002)
+        raise EOFError if self.is_over else TimeoutError
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("height", "width", "calls"), [(97, 131, 3), (20, 30, 1)])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_cameras_frame_is_given_out_whole_before_the_next_one_comes(height, width, calls, depth):
+    """A batch is not kept back for a frame that may never come, and not cut short within a frame."""
+    camera, recorder = Camera([grey_noise(height, width)]), Recorder(4, depth)
+    source = LiveSource("camera", lambda: camera, SourceOptions(staleness=9))
+    with closing(CrackDetector(recorder, tile="tile").stream(source)) as stream:
+        for count in (1, 2):
+            frame, detection = next(stream)
+            assert detection.probability.shape == (height, width)
+            assert frame.index == count - 1
+            assert len(recorder.calls) == count * calls
+            camera.frames.append(grey_noise(height, width, seed=count))
+        next(stream)
+        camera.is_over = True
+        assert list(stream) == []
+    assert source.room == (1 if calls == 3 else 4)  # where one frame fills a call, a second one would only grow old
 
 
 def test_a_frame_is_given_out_as_soon_as_its_last_tile_is_answered():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgecrack.errors import FrameError, SourceError, SpecError
-from edgecrack.runtime import Frame, every_nth, open_source
+from edgecrack.runtime import Frame, SourceOptions, open_source
 
 
 def grey(value, height=48, width=64):
@@ -223,11 +223,78 @@ def test_an_image_of_16_bits_is_refused(tmp_path):
         list(open_source(tmp_path / "deep.png"))
 
 
-def test_a_stream_is_refused_without_its_password():
+def test_an_unknown_kind_is_refused_without_its_password():
     with pytest.raises(SourceError) as caught:
-        open_source("rtsp://user:secret@camera/1")
-    assert str(caught.value).startswith("cannot read rtsp:// sources")
+        open_source("ftp://user:secret@camera/1")
+    assert str(caught.value).startswith(
+        "cannot read ftp:// sources; wanted a file, folder or pattern, or one of csi, gst,"
+    )
     assert "secret" not in str(caught.value)
+
+
+def test_a_part_of_a_video(tmp_path):
+    path = write_video(tmp_path / "a.mp4", rate=Fraction(10))
+    with open_source(path, SourceOptions(start=0.5, end=1.2)) as source:
+        frames = list(source)
+    assert [round(frame.image.mean() / 8) for frame in frames] == list(range(5, 12))
+    assert [frame.index for frame in frames] == list(range(7))
+    assert [round(frame.captured_at, 3) for frame in frames] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]
+    assert source.count == source.read == 7
+    assert source.truncated_at is None
+
+
+def test_a_part_behind_the_end_is_told(tmp_path):
+    with pytest.raises(SourceError, match=r"no frame of .*a\.mp4 can be decoded from 60 s"):
+        list(open_source(write_video(tmp_path / "a.mp4"), SourceOptions(start=60)))
+
+
+def test_a_video_begins_again_until_it_is_stopped(tmp_path):
+    with open_source(write_video(tmp_path / "a.mp4", count=5), SourceOptions(loop=True)) as source:
+        seen = []
+        for frame in source:
+            seen.append((frame.index, round(frame.image.mean() / 8)))
+            if frame.index == 12:
+                source.stop()
+    assert seen == [(index, index % 5) for index in range(13)]
+    assert source.count is None
+    assert source.read == 13
+
+
+def test_a_part_of_a_video_begins_again_too(tmp_path):
+    path = write_video(tmp_path / "a.mp4", rate=Fraction(10))
+    with open_source(path, SourceOptions(loop=True, start=0.2, end=0.5)) as source:
+        bright = [round(frame.image.mean() / 8) for frame, _ in zip(source, range(7), strict=False)]
+    assert bright == [2, 3, 4, 2, 3, 4, 2]
+
+
+def test_a_folder_begins_again(folder):
+    with open_source(folder, SourceOptions(loop=True)) as source:
+        names = [frame.source[-5:] for frame, _ in zip(source, range(5), strict=False)]
+    assert names == ["a.jpg", "b.png", "c.bmp", "a.jpg", "b.png"]
+    assert source.count is None
+
+
+def test_frames_of_files_are_flipped_as_asked(tmp_path):
+    image = grey(0)
+    image[0, 0] = 200
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    (frame,) = open_source(tmp_path / "a.png", SourceOptions(flip="180"))
+    assert [tuple(place) for place in np.argwhere(frame.image[..., 0] == 200)] == [(47, 63)]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (lambda folder: folder, {"start": 1.0}, "a source of images takes no start"),
+        (lambda folder: write_video(folder / "a.mp4"), {"rate": 5.0}, "a video file takes no rate"),
+        (lambda folder: [grey(1)], {"loop": True}, "an iterable of frames takes no loop"),
+        (lambda folder: "rtsp://camera", {"codec": "MJPG", "end": 2.0}, "rtsp takes no codec or end"),
+        (lambda folder: "raw:8x8", {"drop": False}, "raw without a rate takes no drop"),
+    ],
+)
+def test_an_option_that_the_source_cannot_do_is_refused(folder, make, options, words):
+    with pytest.raises(SpecError, match=words):
+        open_source(make(folder), SourceOptions(**options))
 
 
 @pytest.mark.parametrize("make", [list, tuple, iter, np.stack, lambda images: (image for image in images)])
@@ -265,12 +332,24 @@ def test_one_array_is_no_source():
     ("step", "indices"), [(1, list(range(20))), (3, [0, 3, 6, 9, 12, 15, 18]), (20, [0]), (50, [0])]
 )
 def test_every_nth_frame_keeps_its_place_and_time(tmp_path, step, indices):
-    with every_nth(open_source(write_video(tmp_path / "a.mp4", 20, Fraction(12))), step) as source:
+    path = write_video(tmp_path / "a.mp4", 20, Fraction(12))
+    with open_source(path, SourceOptions(every=step)) as source:
         assert (source.count, source.rate) == (len(indices), 12 / step)
         frames = list(source)
+    assert source.truncated_at is None
     assert [frame.index for frame in frames] == indices
     np.testing.assert_allclose([frame.captured_at for frame in frames], np.array(indices) / 12, atol=1e-3)
     assert [round(frame.image.mean() / 8 - 0.44) for frame in frames] == indices
+
+
+def test_every_nth_frame_of_a_part_that_begins_again(tmp_path):
+    path = write_video(tmp_path / "a.mp4", rate=Fraction(10))
+    with open_source(path, SourceOptions(start=0.5, end=1.2, every=3)) as source:
+        assert [(frame.index, round(frame.image.mean() / 8)) for frame in source] == [(0, 5), (3, 8), (6, 11)]
+    assert source.count == source.read == 3
+    with open_source(path, SourceOptions(start=0.2, end=0.6, every=3, loop=True)) as source:
+        frames = [(frame.index, round(frame.image.mean() / 8)) for frame, _ in zip(source, range(4), strict=False)]
+    assert frames == [(0, 2), (3, 5), (6, 4), (9, 3)]
 
 
 def test_images_between_are_not_even_read(tmp_path):
@@ -278,21 +357,19 @@ def test_images_between_are_not_even_read(tmp_path):
         cv2.imwrite(str(tmp_path / f"{index}.png"), grey(9))
         if index % 2:
             (tmp_path / f"{index}.png").write_bytes(b"junk")
-    source = every_nth(open_source(tmp_path), 2)
+    source = open_source(tmp_path, SourceOptions(every=2))
     assert source.count == 3
     assert [frame.index for frame in source] == [0, 2, 4]
-    assert [frame.index for frame in every_nth(source, 2)] == [0, 4]
+    assert (source.read, source.dropped) == (3, {})
 
 
-def test_every_nth_of_frames_in_python_closes_what_it_reads(tmp_path):
-    assert [frame.index for frame in every_nth(open_source(grey(n) for n in range(7)), 3)] == [0, 3, 6]
-    inner = open_source(write_video(tmp_path / "a.mp4"))
-    with every_nth(inner, 2) as source:
-        next(iter(source))
-    assert list(inner) == []  # closed
+def test_every_nth_of_frames_in_python():
+    source = open_source([grey(n) for n in range(7)], SourceOptions(every=3))
+    assert source.count == 3
+    assert [(frame.index, frame.image[0, 0, 0]) for frame in source] == [(0, 0), (3, 3), (6, 6)]
 
 
 @pytest.mark.parametrize("step", [0, -1, 1.5, "2"])
 def test_every_which_frame_must_be_a_whole_number(step):
     with pytest.raises(SpecError, match="whole number from 1"):
-        every_nth(open_source([grey(9)]), step)
+        SourceOptions(every=step)

@@ -1,0 +1,523 @@
+"""Real streams on loopback: MJPEG over HTTP, MPEG-TS over UDP, RTSP, raw pictures in a pipe."""
+
+import http.server
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecError
+from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
+from edgecrack.runtime import cameras as cameras_module
+from edgecrack.runtime.cameras import PipeConnection, described, pipeline_of
+from edgecrack.spec import FrameSpec
+
+QUICK = {"backoff": (0.05, 0.1), "timeout": 0.6}
+
+
+def jpeg(value, height=48, width=64):
+    return cv2.imencode(".jpg", np.full((height, width, 3), value, np.uint8))[1].tobytes()
+
+
+class Camera:
+    """An MJPEG server: `value` and `size` say what it shows, `silent` that it sends nothing; it can be killed and restarted."""
+
+    def __init__(self, rate=100):
+        self.rate, self.value, self.size, self.silent = rate, 50, (48, 64), False
+        self.port = 0
+        self.start()
+
+    def start(self):
+        self.killed = threading.Event()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def kill(self):
+        self.killed.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    @property
+    def url(self):
+        return f"http://admin:secret@127.0.0.1:{self.port}/video?token=secret"
+
+    def _handler(camera):  # noqa: N805
+        killed = camera.killed
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                try:
+                    while not killed.wait(1 / camera.rate):
+                        if not camera.silent:
+                            data = camera.picture()
+                            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                            self.wfile.write(head.encode() + data + b"\r\n")
+                except OSError:
+                    pass
+
+        return Handler
+
+    def picture(self):
+        return jpeg(self.value, *self.size)
+
+
+@pytest.fixture
+def camera():
+    opened = Camera()
+    yield opened
+    if not opened.killed.is_set():
+        opened.kill()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while left := [t for t in set(threading.enumerate()) - before if t.name.startswith("edgecrack")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+def opened(source, **options):
+    road = open_source(source, SourceOptions(**{**QUICK, **options}))
+    road.events = []
+    road.on_event = road.events.append
+    return road
+
+
+def states(source):
+    return [event.name for event in source.events if event.name not in ("dropped", "unreachable")]
+
+
+def take_until(frames, condition, seconds=10):
+    """The first frame for which `condition` holds."""
+    deadline = time.monotonic() + seconds
+    for frame in frames:
+        if condition(frame):
+            return frame
+        assert time.monotonic() < deadline, condition
+    raise AssertionError("the source ended")
+
+
+def test_a_camera_is_watched_as_it_is_killed_restarted_stalls_and_changes_its_size(camera):
+    with opened(camera.url) as source:
+        frames = iter(source)
+        first = next(frames)
+        assert first.image.shape == (48, 64, 3)
+        assert abs(first.image.mean() - 50) < 3
+        camera.kill()
+        threading.Timer(0.4, camera.start).start()
+        take_until(frames, lambda frame: "reconnected" in states(source))
+        camera.silent = True
+        threading.Timer(1.2, setattr, [camera, "silent", False]).start()
+        take_until(frames, lambda frame: states(source).count("reconnected") == 2)
+        camera.size = (72, 96)
+        larger = take_until(frames, lambda frame: frame.image.shape == (72, 96, 3))
+    assert abs(larger.image.mean() - 50) < 3
+    assert states(source) == ["connected", "lost", "reconnected", "lost", "reconnected", "resized"]
+    reasons = [event.details["reason"] for event in source.events if event.name == "lost"]
+    assert reasons[0] in ("the stream ended", "Input/output error")
+    assert reasons[1] == "nothing came within the time-out"
+    assert "secret" not in repr([source.events, source.name, first.source])
+
+
+def test_frames_are_new_and_not_invented(camera):
+    """While the camera is lost nothing comes, and what comes after is of after."""
+    with opened(camera.url) as source:
+        frames = iter(source)
+        before = next(frames)
+        camera.kill()
+        camera.value = 200
+        gone = time.monotonic()
+        threading.Timer(0.5, camera.start).start()
+        after = take_until(frames, lambda frame: frame.monotonic > gone + 0.3)
+    assert abs(before.image.mean() - 50) < 3
+    assert abs(after.image.mean() - 200) < 3
+    assert after.monotonic >= gone + 0.5
+    assert after.utc - before.utc == pytest.approx(after.monotonic - before.monotonic, abs=0.05)
+
+
+def test_a_slow_consumer_gets_fresh_frames_and_an_account_that_adds_up(camera):
+    ages, seen = [], []
+    with opened(camera.url) as source:
+        for frame in source:
+            ages.append(time.monotonic() - frame.monotonic)
+            seen.append(frame.index)
+            time.sleep(0.05)
+            if len(seen) == 20:
+                source.stop()
+    assert max(ages[1:]) < 0.2  # a net of 20 a second on a camera of 100: no delay builds up
+    assert source.read > 60
+    lost = [
+        index
+        for event in source.events
+        if event.name == "dropped"
+        for index in range(event.details["first"], event.details["last"] + 1)
+    ]
+    waiting_at_the_end = source.dropped["stopped"] and lost[-1] not in lost[:-1]
+    assert sorted(seen + lost) == list(range(source.read)), waiting_at_the_end
+    assert len(seen) + sum(source.dropped.values()) == source.read
+
+
+def test_without_drops_a_consumer_that_is_too_slow_fails(camera):
+    with (
+        opened(camera.url, drop=False) as source,
+        pytest.raises(SourceError, match="faster than they are processed"),
+    ):
+        for _ in source:
+            time.sleep(0.05)
+    assert not isinstance(source._error, SourceLost)
+
+
+def test_a_camera_that_does_not_come_back_is_lost_and_its_password_is_nowhere(camera, caplog):
+    source = open_source(camera.url, SourceOptions(**QUICK, max_reconnects=2))
+    with caplog.at_level(logging.DEBUG), source:
+        frames = iter(source)
+        next(frames)
+        camera.kill()
+        with pytest.raises(
+            SourceLost, match="tried 2 times and did not come back: cannot connect: Connection refused"
+        ) as lost:
+            list(frames)
+    text = "".join(traceback.format_exception(lost.value)) + caplog.text + repr(lost.value.__context__)
+    assert f"http://***@127.0.0.1:{camera.port}/video?token=***" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp"])
+def test_an_error_of_the_library_does_not_carry_the_password(scheme):
+    with pytest.raises(SourceError) as caught:
+        cameras_module.NetworkConnection(f"{scheme}://user:secret@127.0.0.1:9/x", 1.0)
+    error = caught.value
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert str(error) == "cannot connect: Connection refused"
+
+
+def test_a_file_behind_http_is_no_camera(tmp_path):
+    from edgecrack.runtime import VideoWriter
+
+    with VideoWriter(tmp_path / "a.mp4", 10) as video:
+        for _ in range(20):
+            video.write(np.zeros((48, 64, 3), np.uint8))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/a.mp4"
+            with pytest.raises(SourceError, match="it is a file of 2 s and no camera"):
+                cameras_module.NetworkConnection(url, 2.0)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_network_source_without_pyav_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingDependency, match=r"reading rtsp:// needs PyAV; pip install edgecrack\[video\]"):
+        open_source("rtsp://127.0.0.1/1")
+
+
+def test_srt_is_refused_at_once_where_the_library_lacks_it():
+    try:
+        av.open("srt://127.0.0.1:1", timeout=0.1)
+    except av.error.ProtocolNotFoundError:
+        with pytest.raises(SourceError, match="built without SRT"):
+            open_source("srt://127.0.0.1:9999")
+    except (av.error.FFmpegError, OSError):
+        assert isinstance(open_source("srt://127.0.0.1:9999"), LiveSource)
+
+
+@pytest.mark.parametrize("source", ["97", "/dev/video97"])
+def test_a_v4l2_camera_that_is_not_there_is_told(source, capfd):
+    with (
+        pytest.raises(SourceLost, match="did not come back: there is no /dev/video97"),
+        open_source(source, SourceOptions(max_reconnects=0)) as camera,
+    ):
+        list(camera)
+    assert capfd.readouterr().err.count("\n") <= 2  # our own words, and not OpenCV's
+
+
+# GStreamer: what can be told without one.
+
+
+def test_the_pipeline_of_a_csi_camera():
+    assert pipeline_of("csi://1", SourceOptions(size=FrameSpec(720, 1280), rate=60)) == (
+        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=60/1 ! nvvidconv ! "
+        "video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink sync=false drop=false max-buffers=2"
+    )
+
+
+def test_a_pipeline_of_ones_own_gets_a_sink_unless_it_has_one():
+    assert pipeline_of("gst:videotestsrc", SourceOptions()).startswith("videotestsrc ! videoconvert ! ")
+    assert pipeline_of("gst:videotestsrc ! appsink", SourceOptions()) == "videotestsrc ! appsink"
+
+
+def test_a_pipeline_is_described_as_a_command_without_its_password():
+    said = described("gst:rtspsrc location=rtsp://u:secret@h/1 ! decodebin", SourceOptions())
+    assert said.startswith("gst-launch-1.0 rtspsrc 'location=rtsp://***@h/1' '!' decodebin '!' videoconvert")
+    assert described("rtsp://u:secret@h/1", SourceOptions()) == "rtsp://***@h/1 through PyAV"
+
+
+@pytest.mark.parametrize("source", ["csi://0", "gst:videotestsrc"])
+def test_a_gstreamer_source_without_gstreamer_is_one_clear_line(source, monkeypatch):
+    monkeypatch.setattr(cameras_module, "has_gstreamer", lambda: False)
+    with pytest.raises(SourceError, match=r"sources need an OpenCV with GStreamer.*--system-site-packages") as caught:
+        open_source(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not cameras_module.has_gstreamer(), reason="this OpenCV was built without GStreamer")
+def test_a_gstreamer_pipeline_is_read():
+    with opened("gst:videotestsrc num-buffers=50 ! video/x-raw,width=64,height=48") as source:
+        assert next(iter(source)).image.shape == (48, 64, 3)
+
+
+# Raw pictures in a pipe.
+
+
+@pytest.mark.parametrize("wrong", ["raw:", "raw:64x48@", "raw:0x48@30", "raw:64x48@0", "raw:64*48@30", "raw:64x48@-1"])
+def test_a_raw_format_that_cannot_be_is_refused(wrong):
+    with pytest.raises(SpecError, match="WIDTHxHEIGHT@RATE"):
+        open_source(wrong)
+
+
+def test_raw_pictures_come_whole_however_they_are_cut():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    data = pictures.tobytes() + b"part of a picture"
+    reading, writing = os.pipe()
+
+    def write():
+        for begin in range(0, len(data), 5000):
+            os.write(writing, data[begin : begin + 5000])
+        os.close(writing)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    pipe = PipeConnection(FrameSpec(48, 64), reading)
+    try:
+        np.testing.assert_array_equal([pipe.read() for _ in range(3)], pictures)
+        assert pipe.read() is None  # the part
+        with pytest.raises(EOFError):
+            pipe.read()
+    finally:
+        thread.join()
+        os.close(reading)
+
+
+def test_a_silent_pipe_may_be_asked_again():
+    reading, writing = os.pipe()
+    pipe = PipeConnection(FrameSpec(1, 1), reading)
+    with pytest.raises(TimeoutError):
+        pipe.read()
+    os.write(writing, b"\x01\x02")
+    with pytest.raises(TimeoutError):
+        pipe.read()
+    os.write(writing, b"\x03")
+    assert pipe.read().tolist() == [[[1, 2, 3]]]
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(("source", "count"), [("raw:64x48", 200), ("raw:64x48@30", None)])
+def test_standard_input_is_a_source(source, count):
+    code = """
+import sys, time
+from edgecrack.runtime import open_source
+with open_source(sys.argv[1]) as road:
+    frames = []
+    for frame in road:
+        frames.append((frame.index, int(frame.image[0, 0, 0])))
+        time.sleep(0.001)
+assert all(index % 256 == value for index, value in frames), frames
+print(len(frames), road.read, sum(road.dropped.values()), road.rate)
+"""
+    data = b"".join(bytes([index % 256]) * (48 * 64 * 3) for index in range(200))
+    done = subprocess.run([sys.executable, "-c", code, source], input=data, capture_output=True, check=True, timeout=20)
+    taken, read, dropped, rate = done.stdout.decode().split()
+    assert int(read) == int(taken) + int(dropped) == 200
+    if count:
+        assert (int(taken), rate) == (count, "None")  # the writer waits, so nothing has to be dropped
+    else:
+        assert rate == "30.0"
+
+
+# MPEG-TS over UDP.
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def sending(port, height=48, width=64):
+    """Send H.264 in MPEG-TS to `port` until the block is left."""
+    stop = threading.Event()
+
+    def send():
+        with av.open(f"udp://127.0.0.1:{port}?pkt_size=1316", "w", format="mpegts") as file:
+            options = {"preset": "ultrafast", "tune": "zerolatency"}
+            stream = file.add_stream("libx264", rate=50, options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.codec_context.gop_size = 5
+            index = 0
+            while not stop.wait(0.02):
+                picture = np.full((height, width, 3), 40 + index % 100, np.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+                index += 1
+            file.mux(stream.encode(None))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_drones_udp_stream_is_read_and_comes_back_in_another_size():
+    port = free_port(socket.SOCK_DGRAM)
+    with opened(f"udp://127.0.0.1:{port}", timeout=1.5) as source:
+        frames = iter(source)
+        with sending(port):
+            first = take_until(frames, lambda frame: True)
+        with sending(port, 96, 128):
+            second = take_until(frames, lambda frame: frame.image.shape == (96, 128, 3))
+    assert first.image.shape == (48, 64, 3)
+    assert second.index > first.index
+    assert states(source)[0] == "connected"
+    assert states(source)[-1] in ("resized", "reconnected")
+
+
+# RTSP, where GStreamer's server is installed.
+
+RTSP_SERVER = """
+import sys
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer()
+server.set_address("127.0.0.1")
+server.set_service(sys.argv[1])
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(
+    "( videotestsrc is-live=true ! video/x-raw,width=%s,height=%s,framerate=30/1 ! "
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name=pay0 pt=96 )" % tuple(sys.argv[2:4])
+)
+factory.set_shared(True)
+server.get_mount_points().add_factory("/cam", factory)
+server.attach(None)
+GLib.MainLoop().run()
+"""
+
+
+def rtsp_is_there():
+    check = (
+        "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer; Gst.init(None); "
+        "assert Gst.ElementFactory.find('x264enc') and Gst.ElementFactory.find('rtph264pay')"
+    )
+    python = Path("/usr/bin/python3")
+    return python.exists() and subprocess.run([python, "-c", check], capture_output=True).returncode == 0
+
+
+@contextmanager
+def rtsp_server(port, width, height):
+    process = subprocess.Popen(["/usr/bin/python3", "-c", RTSP_SERVER, str(port), str(width), str(height)])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not rtsp_is_there(), reason="GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0) is not installed")
+def test_an_rtsp_camera_is_watched_as_it_is_killed_stalls_and_comes_back_in_another_size():
+    port = free_port()
+    with opened(f"rtsp://user:secret@127.0.0.1:{port}/cam", timeout=1.0) as source:
+        frames = iter(source)
+        with rtsp_server(port, 320, 240):
+            first = next(frames)
+        with rtsp_server(port, 640, 480) as process:
+            second = take_until(frames, lambda frame: frame.image.shape == (480, 640, 3))
+            process.send_signal(signal.SIGSTOP)
+            threading.Timer(2.5, process.send_signal, [signal.SIGCONT]).start()
+            take_until(frames, lambda frame: states(source).count("reconnected") == 2)
+    assert first.image.shape == (240, 320, 3)
+    assert second.index > first.index
+    assert states(source) == ["connected", "lost", "reconnected", "lost", "reconnected"]
+    assert source.name == f"rtsp://***@127.0.0.1:{port}/cam"
+
+
+# The detector on a camera.
+
+
+def test_a_detector_streams_a_camera_and_leaves_no_thread_when_broken_off(camera, model):
+    before = threading.active_count()
+    with CrackDetector(model) as detector:
+        for frame, detection in detector.stream(camera.url):
+            assert detection.probability.shape == (48, 64)
+            assert abs(int(detection.probability[0, 0]) - 50) < 4
+            if frame.index > 5:
+                break
+        assert [t.name for t in threading.enumerate() if t.name.startswith("edgecrack")] == []
+        detector.run(np.zeros((48, 64, 3), np.uint8))  # it is free again
+    camera.kill()
+    assert threading.active_count() <= before
+
+
+def test_a_sink_that_raises_ends_the_stream_and_the_thread(camera, model):
+    def consume(detector):
+        for _, _ in detector.stream(camera.url):
+            raise SourceError("the disk is full")
+
+    with CrackDetector(model) as detector, pytest.raises(SourceError, match="the disk is full"):
+        consume(detector)
+
+
+def test_a_detection_is_given_out_before_the_camera_comes_back(camera, model):
+    """What is at the backend must not wait for a frame that may never come."""
+    camera.rate = 4
+    with CrackDetector(model, backend="onnxruntime") as detector, opened(camera.url, timeout=2.0) as source:
+        stream = detector.stream(source)
+        ages = []
+        for frame, _ in stream:
+            ages.append(time.monotonic() - frame.monotonic)
+            if len(ages) == 4:
+                break
+        stream.close()
+    assert max(ages) < 0.2  # less than the interval of the camera
