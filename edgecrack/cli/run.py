@@ -1,4 +1,4 @@
-"""`edgecrack run`: find the cracks in images or a video and write them down."""
+"""`edgecrack run`: find the cracks in images, a video or a camera's frames and write them down."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ import typer
 from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
-    from edgecrack.runtime import Sink, Source
+    from edgecrack.runtime import Account, CrackDetector, Event, Sink, Source
+    from edgecrack.runtime.sources import CountedSource
+
+SOURCE = (
+    "An image, a folder of images, a quoted pattern or a video; or a camera: 0, /dev/video0, rtsp://, http://, udp://, "
+    "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input)."
+)
 
 
 def run(
     model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
-    source: Annotated[str, typer.Option(help="An image, a folder of images, a quoted pattern or a video.")],
+    source: Annotated[str, typer.Option(help=SOURCE)],
     out: Annotated[Path, typer.Option(help="The folder for the results.")],
     threshold: Annotated[
         float | None, typer.Option(help="The crack probability that counts, in (0, 1]; by default the model's own.")
@@ -30,53 +37,120 @@ def run(
         str | None,
         typer.Option(help="Where to look: rows:0.4-0.9, or the corners of a polygon, 'x,y x,y x,y'; pixels or shares."),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every N-th frame only.")] = 1,
     masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT to ask of a V4L2 or CSI camera.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Frames a second to ask of a V4L2 or CSI camera.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Format to ask of a V4L2 camera, such as MJPG.")] = None,
+    flip: Annotated[str | None, typer.Option(help="horizontal, vertical or 180.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin files again at their end, for ever.")] = False,
+    start: Annotated[float | None, typer.Option(help="Seconds of a video to leave out.")] = None,
+    end: Annotated[float | None, typer.Option(help="The second at which to leave a video.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th frame only.")] = 1,
+    staleness: Annotated[float, typer.Option(help="Age in seconds at which a camera's frame is dropped.")] = 0.5,
+    no_drop: Annotated[
+        bool, typer.Option("--no-drop", help="Fail rather than drop a camera's frame for lack of time.")
+    ] = False,
+    max_reconnects: Annotated[
+        int | None, typer.Option(help="Failed tries in a row to reach a camera before giving up; by default for ever.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how the source would be read, and end.")] = False,
 ) -> None:
-    """Find the cracks in images or a video: an overlay, a log with one line of JSON a frame and, if asked, masks."""
+    """Find the cracks in images, a video or a camera's frames: an overlay, a log of JSON lines and, if asked, masks."""
     from contextlib import ExitStack
+
+    from edgecrack.cli.stopping import stoppable
+    from edgecrack.runtime import SourceOptions, open_source
+    from edgecrack.runtime.cameras import described
+    from edgecrack.spec import FrameSpec
+
+    options = SourceOptions(
+        size=None if size is None else FrameSpec.parse(size),
+        rate=rate,
+        codec=codec,
+        flip=flip,  # type: ignore[arg-type]  # SourceOptions checks it
+        loop=loop,
+        start=start,
+        end=end,
+        every=every,
+        staleness=staleness,
+        drop=not no_drop,
+        max_reconnects=max_reconnects,
+    )
+    if dry_run:
+        typer.echo(described(source, options))
+        return
+    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
+    with detector, ExitStack() as stack:
+        road = stack.enter_context(open_source(source, options))
+        sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
+        with stoppable(road.stop):
+            _run(detector, road, sinks)
+
+
+def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) -> None:
+    """Take `road` through `detector` into `sinks`, and say what became of its frames, also when it breaks off."""
+    from contextlib import closing
     from time import perf_counter
 
     from rich.console import Console
     from rich.progress import track
 
-    from edgecrack.runtime import SourceOptions, open_source
-
-    frames = crack = pixels = 0
-    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
-    with detector, ExitStack() as stack:
-        road = stack.enter_context(open_source(source, SourceOptions(every=every)))
-        sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
-        terminal = Console(stderr=True)
-        start = perf_counter()
-        for frame, detection in track(
-            detector.stream(road),
-            description=detector.backend.name,
-            total=road.count,
-            console=terminal,
-            disable=not terminal.is_terminal,
-        ):
-            for sink in sinks.values():
-                sink.write(frame, detection)
-            frames += 1
-            crack += detection.crack_pixels
-            pixels += detection.mask.size
-        spent = perf_counter() - start
-    typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
-    typer.echo(f"{100 * crack / pixels:.3f} % of the pixels are crack at threshold {detector.threshold:g}")
+    terminal = Console(stderr=True)
+    processed = crack = pixels = 0
+    start = perf_counter()
+    try:
+        with closing(detector.stream(road)) as stream:
+            for frame, detection in track(
+                stream,
+                description=detector.backend.name,
+                total=road.count,
+                console=terminal,
+                disable=not terminal.is_terminal,
+            ):
+                for sink in sinks.values():
+                    sink.write(frame, detection)
+                processed += 1
+                crack += detection.crack_pixels
+                pixels += detection.mask.size
+    except BaseException:
+        typer.echo(str(_account(road, sinks, processed)), err=True)
+        raise
+    spent = perf_counter() - start
+    typer.echo(f"{processed} frames, {processed / spent:.1f} a second end to end on {detector.backend.name}")
+    typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
+    typer.echo(str(_account(road, sinks, processed)))
     typer.echo(f"written: {', '.join(map(str, sinks))}")
+
+
+def _account(road: CountedSource, sinks: dict[Path, Sink], processed: int) -> Account:
+    """What became of the frames; of a camera's it is put into the log too."""
+    from contextlib import suppress
+
+    from edgecrack.errors import SourceError
+    from edgecrack.runtime import Account, JsonLines, LiveSource
+
+    account = Account.of(road, processed)
+    if isinstance(road, LiveSource):
+        for log in sinks.values():
+            with suppress(SourceError):  # a full disk is what the run ends with anyway
+                if isinstance(log, JsonLines):
+                    log.write_event(account)
+    return account
 
 
 def _open_sinks(stack: ExitStack, source: Source, out: Path, *, masks: bool, overlay: bool) -> dict[Path, Sink]:
     """The sinks by where they write; `stack` closes them."""
     from edgecrack.files import write_atomic
-    from edgecrack.runtime import JsonLines, MaskImages, OverlayImages, OverlayVideo
+    from edgecrack.runtime import JsonLines, LiveSource, MaskImages, OverlayImages, OverlayVideo
 
     log = out / "log.jsonl"
     sinks: dict[Path, Sink] = {}
-    if overlay and source.rate:
-        sinks[out / "overlay.mp4"] = stack.enter_context(OverlayVideo(out / "overlay.mp4", source.rate))
+    # What a camera declares is all the same: its frames are shown for as long as they lasted.
+    rate = source.rate or (30 if isinstance(source, LiveSource) else None)
+    if overlay and rate:
+        rate = max(0.01, rate)  # the slowest that a video may be; of every 3600th frame it is quicker than the road was
+        sinks[out / "overlay.mp4"] = stack.enter_context(OverlayVideo(out / "overlay.mp4", rate))
     elif overlay:
         sinks[out / "overlay"] = stack.enter_context(OverlayImages(out / "overlay"))
     if masks:
@@ -84,4 +158,17 @@ def _open_sinks(stack: ExitStack, source: Source, out: Path, *, masks: bool, ove
     write_atomic(
         log, ""
     )  # a second run begins anew, like its overlay; last, for what cannot be opened leaves it as it was
-    return {log: stack.enter_context(JsonLines(log)), **sinks}
+    lines = stack.enter_context(JsonLines(log))
+    if isinstance(source, LiveSource):
+        source.on_event = _told(source.on_event, lines.write_event)
+    return {log: lines, **sinks}
+
+
+def _told(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+    """One listener for all of them."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen

@@ -61,11 +61,12 @@ def test_a_video_gives_an_overlay_video_and_a_log(edgecrack, video, tmp_path):
         assert len(list(file.decode(video=0))) == 20
     bright = [line["crack_share"] > 0.99 for line in log_of(tmp_path / "out")]
     assert bright == [12 * value > 102 for value in range(20)]
-    first, second, third = done.stdout.splitlines()
+    first, second, third, fourth = done.stdout.splitlines()
     assert first.startswith("20 frames, ")
     assert first.endswith("a second end to end on openvino")
     assert second == "55.000 % of the pixels are crack at threshold 0.4"
-    assert third == f"written: {tmp_path / 'out' / 'log.jsonl'}, {tmp_path / 'out' / 'overlay.mp4'}"
+    assert third == "20 frames came: 20 processed, 0 dropped, 0 failed"
+    assert fourth == f"written: {tmp_path / 'out' / 'log.jsonl'}, {tmp_path / 'out' / 'overlay.mp4'}"
     assert done.stderr == ""  # no bar where there is no terminal
 
 
