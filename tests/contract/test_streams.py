@@ -22,7 +22,7 @@ from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecErr
 from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
 from edgecrack.runtime import cameras as cameras_module
 from edgecrack.runtime.cameras import PipeConnection, described, pipeline_of
-from edgecrack.spec import FrameSpec
+from edgecrack.spec import FrameSpec, ModelSpec
 
 QUICK = {"backoff": (0.05, 0.1), "timeout": 0.6}
 
@@ -521,3 +521,18 @@ def test_a_detection_is_given_out_before_the_camera_comes_back(camera, model):
                 break
         stream.close()
     assert max(ages) < 0.2  # less than the interval of the camera
+
+
+def test_a_model_of_batches_takes_what_is_there(camera, tmp_path, write_model):
+    path = write_model(tmp_path / "a.onnx", ModelSpec("scnet", frame=FrameSpec(48, 64), batch=3))
+    camera.rate = 5
+    with CrackDetector(path) as detector, opened(camera.url, timeout=2.0) as source:
+        ages = []
+        for frame, detection in detector.stream(source):
+            assert abs(int(detection.probability[0, 0]) - 50) < 4
+            ages.append(time.monotonic() - frame.monotonic)
+            if len(ages) == 4:
+                source.stop()
+    assert source.room == 3
+    assert max(ages) < 0.2  # a batch that waited to be full would make them older
+    assert source.read == len(ages) + sum(source.dropped.values())

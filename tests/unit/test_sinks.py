@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from edgecrack.errors import FrameError, MissingDependency, SourceError, SpecError
-from edgecrack.runtime import Detection, Frame, JsonLines, MaskImages, OverlayImages, OverlayVideo, VideoWriter
+from edgecrack.runtime import (
+    Account,
+    Detection,
+    Event,
+    Frame,
+    JsonLines,
+    MaskImages,
+    OverlayImages,
+    OverlayVideo,
+    VideoWriter,
+)
 
 
 def noise(seed=0, height=48, width=64):
@@ -266,3 +276,48 @@ with MaskImages(sys.argv[1]) as masks:
     told = run_limited(code, tmp_path, limit=20_000)
     assert told == f"cannot write {tmp_path / '001600.png'}: File too large\n"
     assert [path.name for path in tmp_path.iterdir()] == ["000016.png"]
+
+
+def live(index, time, height=48, width=64):
+    """A frame of a camera with its detection."""
+    probability = np.zeros((height, width), np.uint8)
+    return Frame(noise(0, height, width), index, time, "camera", 100 + time, 1.7e9 + time), Detection.of(
+        probability, 0.5
+    )
+
+
+def test_a_cameras_frames_are_shown_for_as_long_as_they_lasted(tmp_path):
+    times = [0, 0.1, 0.1, 0.25, 3.0, 3.01, 4.5]
+    with OverlayVideo(tmp_path / "a.mp4", 30) as video:
+        for index, time in enumerate(times):
+            video.write(*live(index, time))
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        frames = list(file.decode(video=0))
+    np.testing.assert_allclose([frame.time for frame in frames], times, atol=2e-3)
+    # A fragment is begun when the last one is a second old, so that a power cut loses little of a slow camera.
+    assert [frame.key_frame for frame in frames] == [True, False, False, False, True, False, True]
+
+
+def test_a_further_video_is_begun_where_the_size_of_a_camera_changes(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 30) as video:
+        for index, (height, width) in enumerate([(48, 64), (48, 64), (24, 32), (48, 64)]):
+            video.write(*live(index, index / 10, height, width))
+    shapes = [[image.shape for image in read_video(tmp_path / name)] for name in ("a.mp4", "a-2.mp4", "a-3.mp4")]
+    assert shapes == [[(48, 64, 3)] * 2, [(24, 32, 3)], [(48, 64, 3)]]
+
+
+def test_a_line_of_a_camera_has_its_time_in_utc_and_its_age(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 102.25)
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        log.write(*live(3, 2.0))
+        log.write_event(Event("lost", "rtsp://camera", 1.7e9, {"reason": "the stream ended"}))
+        log.write_event(Account(9, 6, {"newer": 2}, 1))
+    first, second, third = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert (first["time"], first["utc"], first["age"]) == (2.0, "2023-11-14T22:13:22.000Z", 0.25)
+    assert second == {
+        "event": "lost",
+        "source": "rtsp://camera",
+        "utc": "2023-11-14T22:13:20.000Z",
+        "reason": "the stream ended",
+    }
+    assert third == {"event": "summary", "captured": 9, "processed": 6, "dropped": {"newer": 2}, "failed": 1}
