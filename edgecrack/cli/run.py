@@ -96,6 +96,8 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
     from rich.console import Console
     from rich.progress import track
 
+    from edgecrack.runtime import LiveSource
+
     terminal = Console(stderr=True)
     processed = crack = pixels = 0
     start = perf_counter()
@@ -114,7 +116,9 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
                 crack += detection.crack_pixels
                 pixels += detection.mask.size
     except BaseException:
-        typer.echo(str(_account(road, sinks, processed)), err=True)
+        account = _account(road, sinks, processed)
+        if isinstance(road, LiveSource):  # of files the log says how far it came, and the error where it ended
+            typer.echo(str(account))
         raise
     spent = perf_counter() - start
     typer.echo(f"{processed} frames, {processed / spent:.1f} a second end to end on {detector.backend.name}")
