@@ -71,7 +71,7 @@ bench: $(VENV)/.demo ## Measure speed and memory and hold them to their bounds, 
 	$(BIN)/python benchmarks/host_cost.py
 
 rtx-matrix: $(VENV)/.dev ## Build every net, precision and size with TensorRT for RTX, which needs no GPU
-	$(BIN)/python tools/rtx_matrix.py
+	$(BIN)/python tools/rtx_matrix.py $(ARGS)
 
 gpu-check: $(VENV)/.gpu ## Say what works on this machine's NVIDIA GPU, on one page for a report
 	$(BIN)/python tools/gpu_check.py $(if $(ONNX),--onnx $(ONNX))
