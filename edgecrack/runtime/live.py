@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -99,6 +101,8 @@ class LiveSource(Closing):
         self._size: tuple[int, ...] | None = None
         self._connected = False
         self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] = self.stop
+        self._patience = 2 * options.timeout + 1  # seconds: opening has two steps, each with the time-out
 
     @property
     def ready(self) -> bool:
@@ -142,15 +146,25 @@ class LiveSource(Closing):
         with self._news:
             self._drop_unwanted()
         if thread is not None:
-            thread.join(2 * self._options.timeout + 1)  # opening has two steps, each with the time-out
+            thread.join(self._patience)
             if thread.is_alive():
                 _log.warning("%s does not let go; its thread ends when the library answers", self.name)
+            else:
+                atexit.unregister(self._at_exit)
 
     def _start(self) -> None:
         if self._thread is None and not self._stopped:
-            # A daemon, so that a program that forgets to close can end.
-            self._thread = threading.Thread(target=self._work, name=f"edgecrack {self.name}", daemon=True)
-            self._thread.start()
+            # A daemon, so that a program that forgets to close can end, but not while the thread is in a library that
+            # calls back into Python, which would crash it.
+            thread = threading.Thread(target=self._work, name=f"edgecrack {self.name}", daemon=True)
+            self._at_exit = partial(self._leave, thread)
+            atexit.register(self._at_exit)
+            self._thread = thread
+            thread.start()
+
+    def _leave(self, thread: threading.Thread) -> None:
+        self.stop()
+        thread.join(self._patience)
 
     def _work(self) -> None:
         error = None
