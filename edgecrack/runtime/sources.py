@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
@@ -140,7 +141,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-class _InOrder(Closing):
+class _InOrder(Closing, ABC):
     """A source that hands out every frame, by the thread that asks for it."""
 
     def __init__(self, options: SourceOptions) -> None:
@@ -160,8 +161,9 @@ class _InOrder(Closing):
         """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
         self._stopped = True
 
+    @abstractmethod
     def _frames(self) -> Iterator[Frame]:
-        raise NotImplementedError
+        """The frames that are wanted, in order, each read when its turn comes."""
 
 
 class ImageSource(_InOrder):
