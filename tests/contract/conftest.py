@@ -1,9 +1,13 @@
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -68,3 +72,63 @@ def fake_cuda(tmp_path_factory):
         cwd=FAKE_CUDA,
     )
     return {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(FAKE_CUDA)}
+
+
+class Camera:
+    """An MJPEG server: `value` and `size` say what it shows, `silent` that it sends nothing; it can be killed and restarted."""
+
+    def __init__(self, rate=100):
+        self.rate, self.value, self.size, self.silent = rate, 50, (48, 64), False
+        self.port = 0
+        self.start()
+
+    def start(self):
+        self.killed = threading.Event()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def kill(self):
+        self.killed.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    @property
+    def url(self):
+        return f"http://admin:secret@127.0.0.1:{self.port}/video?token=secret"
+
+    def _handler(camera):  # noqa: N805
+        killed = camera.killed
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                try:
+                    while not killed.wait(1 / camera.rate):
+                        if not camera.silent:
+                            data = camera.picture()
+                            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                            self.wfile.write(head.encode() + data + b"\r\n")
+                except OSError:
+                    pass
+
+        return Handler
+
+    def picture(self):
+        return cv2.imencode(".jpg", np.full((*self.size, 3), self.value, np.uint8))[1].tobytes()
+
+
+@pytest.fixture
+def camera():
+    opened = Camera()
+    yield opened
+    if not opened.killed.is_set():
+        opened.kill()

@@ -1,6 +1,5 @@
 """`edgecrack run` on a camera and under signals, as processes."""
 
-import http.server
 import json
 import re
 import signal
@@ -21,49 +20,10 @@ from edgecrack.cli.run import run
 from edgecrack.errors import SourceLost, SpecError
 
 
-class Camera:
-    """MJPEG over HTTP: `size` it shows, `silent` where it stalls; `stop` makes it end and be gone."""
-
-    def __init__(self):
-        self.size, self.silent, self.gone = (48, 64), False, threading.Event()
-        camera = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_GET(self):
-                self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-                self.end_headers()
-                try:
-                    while not camera.gone.wait(0.01):
-                        if not camera.silent:
-                            data = cv2.imencode(".jpg", np.full((*camera.size, 3), 200, np.uint8))[1].tobytes()
-                            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                            self.wfile.write(head.encode() + data + b"\r\n")
-                except OSError:
-                    pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://admin:secret@127.0.0.1:{self.server.server_port}/?pwd=secret"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def stop(self):
-        self.gone.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
 @pytest.fixture
-def camera():
-    opened = Camera()
-    yield opened
-    if not opened.gone.is_set():
-        opened.stop()
+def camera(camera):
+    camera.value = 200  # above the model's threshold
+    return camera
 
 
 @pytest.fixture
@@ -219,7 +179,7 @@ def test_a_camera_that_does_not_come_back_ends_with_5(start, camera, tmp_path):
     process = start("--source", camera.url, "--max-reconnects", 1)
     out = tmp_path / "out"
     wait_until(lambda: has(out), process)
-    camera.stop()
+    camera.kill()
     stdout, stderr = process.communicate(timeout=15)
     assert process.returncode == 5
     assert stdout.count("\n") == 1
