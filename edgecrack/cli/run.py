@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
+from edgecrack.cli.outputs import account_of, open_sinks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import ExitStack
-
-    from edgecrack.runtime import Account, CrackDetector, Event, Sink, Source
+    from edgecrack.runtime import CrackDetector, Sink
     from edgecrack.runtime.sources import CountedSource
 
 SOURCE = (
@@ -83,7 +81,7 @@ def run(
     detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
     with detector, ExitStack() as stack:
         road = stack.enter_context(open_source(source, options))
-        sinks = _open_sinks(stack, road, out, masks=masks, overlay=overlay)
+        sinks = open_sinks(stack, road, out, masks=masks, overlay=overlay)
         with stoppable(road.stop):
             _run(detector, road, sinks)
 
@@ -116,63 +114,12 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
                 crack += detection.crack_pixels
                 pixels += detection.mask.size
     except BaseException:
-        account = _account(road, sinks, processed)
+        account = account_of(road, sinks, processed)
         if isinstance(road, LiveSource):  # of files the log says how far it came, and the error where it ended
             typer.echo(str(account))
         raise
     spent = perf_counter() - start
     typer.echo(f"{processed} frames, {processed / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
-    typer.echo(str(_account(road, sinks, processed)))
+    typer.echo(str(account_of(road, sinks, processed)))
     typer.echo(f"written: {', '.join(map(str, sinks))}")
-
-
-def _account(road: CountedSource, sinks: dict[Path, Sink], processed: int) -> Account:
-    """What became of the frames; of a camera's it is put into the log too."""
-    from contextlib import suppress
-
-    from edgecrack.errors import SourceError
-    from edgecrack.runtime import Account, JsonLines, LiveSource
-
-    account = Account.of(road, processed)
-    if isinstance(road, LiveSource):
-        for log in sinks.values():
-            with suppress(SourceError):  # a full disk is what the run ends with anyway
-                if isinstance(log, JsonLines):
-                    log.write_event(account)
-    return account
-
-
-def _open_sinks(stack: ExitStack, source: Source, out: Path, *, masks: bool, overlay: bool) -> dict[Path, Sink]:
-    """The sinks by where they write; `stack` closes them."""
-    from edgecrack.files import write_atomic
-    from edgecrack.runtime import JsonLines, LiveSource, MaskImages, OverlayImages, OverlayVideo
-
-    log = out / "log.jsonl"
-    sinks: dict[Path, Sink] = {}
-    # What a camera declares is all the same: its frames are shown for as long as they lasted.
-    rate = source.rate or (30 if isinstance(source, LiveSource) else None)
-    if overlay and rate:
-        rate = max(0.01, rate)  # the slowest that a video may be; of every 3600th frame it is quicker than the road was
-        sinks[out / "overlay.mp4"] = stack.enter_context(OverlayVideo(out / "overlay.mp4", rate))
-    elif overlay:
-        sinks[out / "overlay"] = stack.enter_context(OverlayImages(out / "overlay"))
-    if masks:
-        sinks[out / "masks"] = stack.enter_context(MaskImages(out / "masks"))
-    write_atomic(
-        log, ""
-    )  # a second run begins anew, like its overlay; last, for what cannot be opened leaves it as it was
-    lines = stack.enter_context(JsonLines(log))
-    if isinstance(source, LiveSource):
-        source.on_event = _told(source.on_event, lines.write_event)
-    return {log: lines, **sinks}
-
-
-def _told(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
-    """One listener for all of them."""
-
-    def listen(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
-
-    return listen
