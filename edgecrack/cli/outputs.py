@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from edgecrack.runtime import Account, Event, Sink, Source
     from edgecrack.runtime.sources import CountedSource
 
 
-def account_of(road: CountedSource, sinks: dict[Path, Sink], processed: int) -> Account:
+def account_of(road: CountedSource, sinks: dict[Path, Sink], processed: Mapping[str, int]) -> Account:
     """What became of the frames; of a camera's it is put into the log too."""
     from contextlib import suppress
 

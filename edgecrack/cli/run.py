@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "An image, a folder of images, a quoted pattern or a video; or a camera: 0, /dev/video0, rtsp://, http://, udp://, "
-    "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input)."
+    "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input). Several times: cameras together, or "
+    "files one after the other."
 )
 
 
 def run(
     model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
-    source: Annotated[str, typer.Option(help=SOURCE)],
+    source: Annotated[list[str], typer.Option(help=SOURCE)],
     out: Annotated[Path, typer.Option(help="The folder for the results.")],
     threshold: Annotated[
         float | None, typer.Option(help="The crack probability that counts, in (0, 1]; by default the model's own.")
@@ -59,7 +60,7 @@ def run(
 
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions, open_source
-    from edgecrack.runtime.cameras import described
+    from edgecrack.runtime.connections import described
     from edgecrack.spec import FrameSpec
 
     options = SourceOptions(
@@ -76,7 +77,7 @@ def run(
         max_reconnects=max_reconnects,
     )
     if dry_run:
-        typer.echo(described(source, options))
+        typer.echo("\n".join(described(each, options) for each in source))
         return
     detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
     with detector, ExitStack() as stack:
@@ -88,6 +89,7 @@ def run(
 
 def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) -> None:
     """Take `road` through `detector` into `sinks`, and say what became of its frames, also when it breaks off."""
+    from collections import Counter
     from contextlib import closing
     from time import perf_counter
 
@@ -97,7 +99,8 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
     from edgecrack.runtime import LiveSource
 
     terminal = Console(stderr=True)
-    processed = crack = pixels = 0
+    processed: Counter[str] = Counter()
+    crack = pixels = 0
     start = perf_counter()
     try:
         with closing(detector.stream(road)) as stream:
@@ -110,7 +113,7 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
             ):
                 for sink in sinks.values():
                     sink.write(frame, detection)
-                processed += 1
+                processed[frame.source] += 1
                 crack += detection.crack_pixels
                 pixels += detection.mask.size
     except BaseException:
@@ -119,7 +122,8 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
             typer.echo(str(account))
         raise
     spent = perf_counter() - start
-    typer.echo(f"{processed} frames, {processed / spent:.1f} a second end to end on {detector.backend.name}")
+    frames = processed.total()
+    typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
     typer.echo(str(account_of(road, sinks, processed)))
     typer.echo(f"written: {', '.join(map(str, sinks))}")

@@ -3,6 +3,7 @@
 from edgecrack.runtime.account import Account
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.backends.engine import open_engine
+from edgecrack.runtime.camera import Camera
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
 from edgecrack.runtime.frame import Frame
@@ -15,6 +16,7 @@ from edgecrack.runtime.video import VideoWriter
 __all__ = [
     "Account",
     "Backend",
+    "Camera",
     "CrackDetector",
     "Detection",
     "Event",

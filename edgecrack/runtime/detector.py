@@ -6,8 +6,8 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter
@@ -23,7 +23,7 @@ from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.region import parse_region
-from edgecrack.runtime.sources import Source, open_source
+from edgecrack.runtime.sources import AnySource, open_source
 from edgecrack.runtime.tiling import check_tile, place
 from edgecrack.spec import ModelSpec, check_frame, check_threshold
 
@@ -92,18 +92,30 @@ class CrackDetector(Closing):
             ((_, detection),) = self._detections([Frame(frame, 0, None, "")])
         return detection
 
-    def stream(
-        self, source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame]
-    ) -> Generator[tuple[Frame, Detection], None, None]:
+    def stream(self, source: AnySource) -> Generator[tuple[Frame, Detection], None, None]:
         """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
-        `source` is what `open_source` takes. Where a call takes a batch, it is filled with the tiles or frames that come
-        next, of a camera with those that are there. The stream may be left or closed at any time, and closes the source: a
-        camera's thread ends with it. An error of the source is raised after the frames before it were given out.
+        `source` is what `open_source` takes, several cameras too. Where a call takes a batch, it is filled with the tiles or
+        frames that come next, of cameras with those that are there: none is waited for. The stream may be left or closed at
+        any time, and closes the source: a camera's thread ends with it. An error of the source is raised after the frames
+        before it were given out.
         Raises SourceError, FrameError, EngineError and SpecError.
         """
         with self._turn(), open_source(source) as frames:
             yield from self._detections(frames)
+
+    def stream_to(self, source: AnySource, *receivers: Callable[[Frame, Detection], object]) -> int:
+        """Call each of `receivers`, such as a sink's `write`, with each frame of `source` and its cracks; how many there were.
+
+        See `stream`; what a receiver raises ends it.
+        """
+        count = 0
+        with closing(self.stream(source)) as stream:
+            for frame, detection in stream:
+                count += 1
+                for receive in receivers:
+                    receive(frame, detection)
+        return count
 
     def clone(self) -> CrackDetector:
         """A second detector for another thread, with the threshold that this one has now; each is closed by itself.
@@ -152,7 +164,7 @@ class CrackDetector(Closing):
             work = _Work(frame, self._place(*frame.image.shape[:2]))
             under_way.append(work)
             if isinstance(frames, LiveSource):  # as many as fill a call may wait, and no more: they would grow old
-                frames.room = max(frames.room, math.ceil(self.spec.batch / work.placement.count))
+                frames.make_room(math.ceil(self.spec.batch / work.placement.count))
             for piece in work.placement.pieces(frame.image):
                 piece = with_pixels(piece, self.spec.pixels)
                 work.preprocess += perf_counter() - start

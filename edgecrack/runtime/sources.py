@@ -10,22 +10,25 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import FrameError, SourceError
+from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
-from edgecrack.runtime.address import scheme_of
-from edgecrack.runtime.cameras import SCHEMES, PipeConnection, open_camera, raw_format
+from edgecrack.runtime.account import Counted
+from edgecrack.runtime.address import redacted, scheme_of
 from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.connections import SCHEMES, PipeConnection, open_camera, raw_format
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.options import SourceOptions, flipped
+from edgecrack.runtime.several import together
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,61 +64,86 @@ class Source(Protocol):
 
 @runtime_checkable
 class CountedSource(Source, Protocol):
-    """A source that a string names: it counts, and it can be stopped.
+    """A source that a string names, or several: it counts, and it can be stopped."""
 
-    Attributes:
-        read: the frames that came so far, from 0; of files only those that `SourceOptions.every` takes.
-        dropped: how many of them were not handed out, by cause.
-    """
+    @property
+    def read(self) -> int:
+        """The frames that came so far; of files only those that `SourceOptions.every` takes."""
 
-    read: int
-    dropped: Counter[str]
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many of them were not handed out, by cause."""
+
+    @property
+    def parts(self) -> Sequence[Counted]:
+        """What it is made of: cameras, or the files that are read one after the other; nothing where it is one file."""
 
     def stop(self) -> None:
         """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
 
 
+Named: TypeAlias = "str | os.PathLike[str] | CountedSource"
+AnySource: TypeAlias = "Named | Source | Sequence[Named] | Iterable[NDArray[np.uint8] | Frame]"
+_NAMED = (str, os.PathLike, CountedSource)
+
+
 @overload
-def open_source(source: str | os.PathLike[str], options: SourceOptions = ...) -> CountedSource: ...
+def open_source(source: Named | Sequence[Named], options: SourceOptions = ...) -> CountedSource: ...
 @overload
-def open_source(source: Source | Iterable[NDArray[np.uint8] | Frame], options: SourceOptions = ...) -> Source: ...
-@overload
-def open_source(
-    source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame], options: SourceOptions = ...
-) -> Source: ...
-def open_source(
-    source: str | os.PathLike[str] | Source | Iterable[NDArray[np.uint8] | Frame],
-    options: SourceOptions = _DEFAULT,
-) -> Source:
-    """The frames of a file, a camera or Python code.
+def open_source(source: AnySource, options: SourceOptions = ...) -> Source: ...
+def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
+    """The frames of a file, a camera, several of either, or Python code.
 
     `source` is an image file, a folder of images, a glob pattern, a video file; a camera: `0` or `/dev/video0`,
     `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR bytes
     on standard input; without `@30` a pipe whose writer waits, of which no frame is dropped); or an iterable that gives
     frames as uint8 (H, W, 3) BGR, or as `Frame` where they have a time. An open Source is given back.
 
+    A list or tuple of strings is several sources: files, read one after the other, or cameras, read together. Where
+    cameras need options of their own, it is one of what `open_source` gave.
+
     Of files and iterables every frame comes, in order; of cameras the newest, see `LiveSource`.
     Raises SourceError, naming it without passwords, when there is nothing or nothing readable; FrameError for a single
-    array, SpecError for an option that the source cannot do, MissingDependency.
+    array, SpecError for an option that the source cannot do and for cameras and files in one list, MissingDependency.
     """
     if isinstance(source, Source):
         return source
     if isinstance(source, np.ndarray) and source.ndim < 4:
         raise FrameError("wanted a source of frames, got one array; put it in a list: [frame]")
-    if not isinstance(source, (str, os.PathLike)):
-        options.check("an iterable of frames", {"flip"})
-        return _IterableSource(source, options)
-    scheme = scheme_of(os.fspath(source))
+    if isinstance(source, (str, os.PathLike)):
+        return _open_named(os.fspath(source), options)
+    if isinstance(source, (list, tuple)) and source and all(isinstance(part, _NAMED) for part in source):
+        return _open_several(source, options)
+    options.check("an iterable of frames", {"flip"})
+    return _IterableSource(cast("Iterable[NDArray[np.uint8] | Frame]", source), options)
+
+
+def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSource:
+    if len(sources) == 1:
+        return open_source(sources[0], options)
+    if options.loop:
+        raise SpecError("several sources are read once, not in a loop")
+    for source, count in Counter(str(source) for source in sources).items():
+        if count > 1:
+            raise SpecError(f"wanted several sources, got one twice: {redacted(source)}")
+    with ExitStack() as opened:
+        joined = together([opened.enter_context(open_source(source, options)) for source in sources])
+        opened.pop_all()
+    return joined
+
+
+def _open_named(source: str, options: SourceOptions) -> CountedSource:
+    scheme = scheme_of(source)
     if not scheme:
-        return _open_files(os.fspath(source), options)
+        return _open_files(source, options)
     if scheme not in SCHEMES:
         raise SourceError(
             f"cannot read {scheme}:// sources; wanted a file, folder or pattern, or one of {', '.join(sorted(SCHEMES))}"
         )
-    if scheme == "raw" and "@" not in os.fspath(source):
+    if scheme == "raw" and "@" not in source:
         options.check("raw without a rate", {"flip"})
-        return PipeSource(os.fspath(source), options)
-    return open_camera(os.fspath(source), options)
+        return PipeSource(source, options)
+    return open_camera(source, options)
 
 
 def _open_files(text: str, options: SourceOptions) -> CountedSource:
@@ -143,6 +171,8 @@ def _is_image(path: Path) -> bool:
 
 class _InOrder(Closing, ABC):
     """A source that hands out every frame, by the thread that asks for it."""
+
+    parts = ()
 
     def __init__(self, options: SourceOptions) -> None:
         self.read = 0

@@ -19,8 +19,8 @@ import pytest
 
 from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecError
 from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
-from edgecrack.runtime import cameras as cameras_module
-from edgecrack.runtime.cameras import PipeConnection, described, pipeline_of
+from edgecrack.runtime import connections as connections_module
+from edgecrack.runtime.connections import PipeConnection, described, pipeline_of
 from edgecrack.spec import FrameSpec, ModelSpec
 
 QUICK = {"backoff": (0.05, 0.1), "timeout": 0.6}
@@ -124,7 +124,7 @@ def test_without_drops_a_consumer_that_is_too_slow_fails(camera):
     ):
         for _ in source:
             time.sleep(0.05)
-    assert not isinstance(source._error, SourceLost)
+    assert not isinstance(source.parts[0].error, SourceLost)
 
 
 def test_a_camera_that_does_not_come_back_is_lost_and_its_password_is_nowhere(camera, caplog):
@@ -145,7 +145,7 @@ def test_a_camera_that_does_not_come_back_is_lost_and_its_password_is_nowhere(ca
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp"])
 def test_an_error_of_the_library_does_not_carry_the_password(scheme):
     with pytest.raises(SourceError) as caught:
-        cameras_module.NetworkConnection(f"{scheme}://user:secret@127.0.0.1:9/x", 1.0)
+        connections_module.NetworkConnection(f"{scheme}://user:secret@127.0.0.1:9/x", 1.0)
     error = caught.value
     assert (error.__cause__, error.__context__) == (None, None)
     assert str(error) == "cannot connect: Connection refused"
@@ -171,7 +171,7 @@ def test_a_file_behind_http_is_no_camera(tmp_path):
         try:
             url = f"http://127.0.0.1:{server.server_port}/a.mp4"
             with pytest.raises(SourceError, match="it is a file of 2 s and no camera"):
-                cameras_module.NetworkConnection(url, 2.0)
+                connections_module.NetworkConnection(url, 2.0)
         finally:
             server.shutdown()
             thread.join()
@@ -226,13 +226,13 @@ def test_a_pipeline_is_described_as_a_command_without_its_password():
 
 @pytest.mark.parametrize("source", ["csi://0", "gst:videotestsrc"])
 def test_a_gstreamer_source_without_gstreamer_is_one_clear_line(source, monkeypatch):
-    monkeypatch.setattr(cameras_module, "has_gstreamer", lambda: False)
+    monkeypatch.setattr(connections_module, "has_gstreamer", lambda: False)
     with pytest.raises(SourceError, match=r"sources need an OpenCV with GStreamer.*--system-site-packages") as caught:
         open_source(source)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not cameras_module.has_gstreamer(), reason="this OpenCV was built without GStreamer")
+@pytest.mark.skipif(not connections_module.has_gstreamer(), reason="this OpenCV was built without GStreamer")
 def test_a_gstreamer_pipeline_is_read():
     with opened("gst:videotestsrc num-buffers=50 ! video/x-raw,width=64,height=48") as source:
         assert next(iter(source)).image.shape == (48, 64, 3)
@@ -468,6 +468,6 @@ def test_a_model_of_batches_takes_what_is_there(camera, tmp_path, write_model):
             ages.append(time.monotonic() - frame.monotonic)
             if len(ages) == 4:
                 source.stop()
-    assert source.room == 3
+    assert source.parts[0].room == 3
     assert max(ages) < 0.2  # a batch that waited to be full would make them older
     assert source.read == len(ages) + sum(source.dropped.values())

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
 from edgecrack.errors import FrameError, SourceError, SpecError
-from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, VideoWriter
+from edgecrack.runtime import Camera, CrackDetector, LiveSource, SourceOptions, VideoWriter
 from edgecrack.runtime.backends import BACKENDS
 from edgecrack.runtime.tiling import Tiling
 from edgecrack.spec import FrameSpec, ModelSpec
@@ -114,7 +114,7 @@ def test_a_stream_of_tiles_keeps_the_backend_busy_and_its_batches_full(batch, de
         np.testing.assert_array_equal(spare, recorder.calls[-1][27 % batch - 1])
 
 
-class Camera:
+class Scripted:
     """A connection that gives `frames` and then waits until `is_over`."""
 
     def __init__(self, frames):
@@ -134,8 +134,8 @@ class Camera:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_cameras_frame_is_given_out_whole_before_the_next_one_comes(height, width, calls, depth):
     """A batch is not kept back for a frame that may never come, and not cut short within a frame."""
-    camera, recorder = Camera([grey_noise(height, width)]), Recorder(4, depth)
-    source = LiveSource("camera", lambda: camera, SourceOptions(staleness=9))
+    camera, recorder = Scripted([grey_noise(height, width)]), Recorder(4, depth)
+    source = LiveSource(Camera("camera", lambda: camera, SourceOptions(staleness=9)))
     with closing(CrackDetector(recorder, tile="tile").stream(source)) as stream:
         for count in (1, 2):
             frame, detection = next(stream)
@@ -146,7 +146,9 @@ def test_a_cameras_frame_is_given_out_whole_before_the_next_one_comes(height, wi
         next(stream)
         camera.is_over = True
         assert list(stream) == []
-    assert source.room == (1 if calls == 3 else 4)  # where one frame fills a call, a second one would only grow old
+    assert source.parts[0].room == (
+        1 if calls == 3 else 4
+    )  # where one frame fills a call, a second one would only grow old
 
 
 def test_a_frame_is_given_out_as_soon_as_its_last_tile_is_answered():

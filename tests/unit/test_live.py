@@ -10,19 +10,23 @@ import numpy as np
 import pytest
 
 from edgecrack.errors import SourceError, SourceLost, SpecError
-from edgecrack.runtime import Account, LiveSource, SourceOptions
+from edgecrack.runtime import Account, Camera, LiveSource, SourceOptions
 from edgecrack.runtime.address import redacted, scheme_of
 
 LOST = SourceError("the cable is out")
 END = EOFError()
-QUICK = {"backoff": (0.01, 0.04), "timeout": 1.0, "staleness": 60.0}  # on a slow machine no frame is to be dropped for it
+QUICK = {
+    "backoff": (0.01, 0.04),
+    "timeout": 1.0,
+    "staleness": 60.0,
+}  # on a slow machine no frame is to be dropped for it
 
 
 def picture(value=0, height=6, width=8):
     return np.full((height, width, 3), value, np.uint8)
 
 
-class Camera:
+class Scripted:
     """A connection that gives what is put into `script`: pictures, None, or errors; None of them yet is a wait."""
 
     def __init__(self, *script):
@@ -55,7 +59,7 @@ class Camera:
 
 
 def live(camera, **options):
-    source = LiveSource("camera", camera.connect, SourceOptions(**{**QUICK, **options}))
+    source = LiveSource(Camera("camera", camera.connect, SourceOptions(**{**QUICK, **options})))
     source.events = []
     source.on_event = source.events.append
     return source
@@ -91,7 +95,7 @@ def dropped(source):
 
 
 def test_every_frame_has_its_number_and_its_time():
-    camera = Camera(picture(0))
+    camera = Scripted(picture(0))
     before, before_utc = time.monotonic(), time.time()
     with live(camera) as source:
         frames = iter(source)
@@ -107,7 +111,7 @@ def test_every_frame_has_its_number_and_its_time():
 
 
 def test_the_newest_wins_and_every_number_is_accounted_for():
-    camera = Camera(picture(0))
+    camera = Scripted(picture(0))
     with live(camera) as source:
         frames = iter(source)
         next(frames)
@@ -119,11 +123,11 @@ def test_the_newest_wins_and_every_number_is_accounted_for():
     assert second.image[0, 0, 0] == 9
     assert dropped(source) == {"newer": list(range(1, 9))}
     assert source.dropped == {"newer": 8}
-    assert str(Account.of(source, 2)) == "10 frames came: 2 processed, 8 dropped (8 newer), 0 failed"
+    assert str(Account.of(source, {"camera": 2})) == "10 frames came: 2 processed, 8 dropped (8 newer), 0 failed"
 
 
 def test_a_consumer_that_blocks_finds_no_old_frame():
-    camera = Camera(picture(0))
+    camera = Scripted(picture(0))
     with live(camera, staleness=0.5) as source:
         frames = iter(source)
         next(frames)
@@ -138,9 +142,9 @@ def test_a_consumer_that_blocks_finds_no_old_frame():
 
 
 def test_a_batch_may_wait_for_a_consumer_of_batches():
-    camera = Camera(picture(0))
+    camera = Scripted(picture(0))
     with live(camera) as source:
-        source.room = 3
+        source.make_room(3)
         frames = iter(source)
         next(frames)
         send(camera, source, *[picture(index) for index in range(1, 9)])
@@ -148,22 +152,25 @@ def test_a_batch_may_wait_for_a_consumer_of_batches():
 
 
 def test_frames_between_every_nth_are_counted_as_dropped():
-    camera = Camera(*map(picture, range(5)), None, None, *map(picture, range(7, 11)), END)
+    camera = Scripted(*map(picture, range(5)), None, None, *map(picture, range(7, 11)), END)
     with live(camera, every=3, drop=False) as source:
         frames = [(frame.index, frame.image[0, 0, 0]) for frame in source]
     assert frames == [(0, 0), (3, 3), (9, 9)]
     assert source.dropped == {"every": 7, "damaged": 1}
     assert dropped(source) == {"damaged": [6]}
-    assert str(Account.of(source, 3)) == "11 frames came: 3 processed, 8 dropped (7 every, 1 damaged), 0 failed"
+    assert (
+        str(Account.of(source, {"camera": 3}))
+        == "11 frames came: 3 processed, 8 dropped (7 every, 1 damaged), 0 failed"
+    )
 
 
 def test_of_every_nth_frame_the_newest_wins_too():
-    camera = Camera(picture(0))
+    camera = Scripted(picture(0))
     with live(camera, every=4) as source:
         frames = iter(source)
         next(frames)
         send(camera, source, *[picture()] * 1001)
-        assert len(source._events) <= 2  # they do not pile up while the consumer is blocked
+        assert len(source.parts[0]._events) <= 2  # they do not pile up while the consumer is blocked
         assert next(frames).index == 1000
         (event,) = [event for event in source.events if event.name == "dropped"]
         assert event.details == {"cause": "newer", "first": 4, "last": 996}
@@ -171,7 +178,7 @@ def test_of_every_nth_frame_the_newest_wins_too():
 
 
 def test_without_drops_every_frame_comes_in_order():
-    camera = Camera(*[picture(index) for index in range(12)], END)
+    camera = Scripted(*[picture(index) for index in range(12)], END)
     with live(camera, drop=False, staleness=0.001) as source:
         frames = iter(source)
         first = next(frames)
@@ -181,11 +188,11 @@ def test_without_drops_every_frame_comes_in_order():
 
 
 def test_without_drops_a_consumer_that_cannot_keep_up_fails_after_what_it_had():
-    camera = Camera(*[picture(index) for index in range(40)])
+    camera = Scripted(*[picture(index) for index in range(40)])
     with live(camera, drop=False) as source:
         wait = iter(source)
         seen = [next(wait).index]
-        wait_until(lambda: source._over)
+        wait_until(lambda: source.parts[0]._over)
         with pytest.raises(SourceError, match=r"faster than they are processed.*lower its rate or allow drops"):
             seen.extend(frame.index for frame in wait)
     assert seen == list(range(len(seen)))
@@ -195,7 +202,7 @@ def test_without_drops_a_consumer_that_cannot_keep_up_fails_after_what_it_had():
 
 
 def test_a_lost_camera_is_connected_anew_and_goes_on_counting():
-    camera = Camera(picture(1), LOST, picture(2), LOST, picture(3), END)
+    camera = Scripted(picture(1), LOST, picture(2), LOST, picture(3), END)
     with live(camera, drop=False) as source:
         frames = list(source)
     assert [(frame.index, frame.image[0, 0, 0]) for frame in frames] == [(0, 1), (1, 2), (2, 3)]
@@ -207,9 +214,9 @@ def test_a_lost_camera_is_connected_anew_and_goes_on_counting():
 
 def test_tries_back_off_and_begin_anew_when_the_camera_was_there(monkeypatch):
     waits = []
-    camera = Camera(picture(1), LOST, picture(2), END)
+    camera = Scripted(picture(1), LOST, picture(2), END)
     source = live(camera, drop=False, backoff=(1.0, 30.0))
-    wait_for = source._news.wait_for
+    wait_for = source.parts[0].news.wait_for
 
     def note(predicate, timeout=None):
         if timeout is None:
@@ -218,7 +225,7 @@ def test_tries_back_off_and_begin_anew_when_the_camera_was_there(monkeypatch):
         camera.refuse = camera.refuse or (7 if len(waits) == 8 else 0)
         return None
 
-    monkeypatch.setattr(source._news, "wait_for", note)
+    monkeypatch.setattr(source.parts[0].news, "wait_for", note)
     camera.refuse = 7
     with source:
         assert len(list(source)) == 2
@@ -229,7 +236,7 @@ def test_tries_back_off_and_begin_anew_when_the_camera_was_there(monkeypatch):
 
 @pytest.mark.parametrize("tries", [0, 1, 3])
 def test_tries_that_are_used_up_are_a_lost_source(tries):
-    camera = Camera(picture(1), LOST)
+    camera = Scripted(picture(1), LOST)
     with live(camera, max_reconnects=tries) as source:
         frames = iter(source)
         next(frames)
@@ -242,7 +249,7 @@ def test_tries_that_are_used_up_are_a_lost_source(tries):
 
 
 def test_a_camera_that_is_late_is_waited_for():
-    camera = Camera(picture(1), END)
+    camera = Scripted(picture(1), END)
     camera.refuse = 3
     with live(camera, max_reconnects=3) as source:
         assert len(list(source)) == 1
@@ -250,7 +257,7 @@ def test_a_camera_that_is_late_is_waited_for():
 
 
 def test_a_change_of_size_is_followed_and_told():
-    camera = Camera(picture(1), picture(2, 12, 16), picture(3, 12, 16), LOST, picture(4), END)
+    camera = Scripted(picture(1), picture(2, 12, 16), picture(3, 12, 16), LOST, picture(4), END)
     with live(camera, drop=False) as source:
         shapes = [frame.image.shape[:2] for frame in source]
     assert shapes == [(6, 8), (12, 16), (12, 16), (6, 8)]
@@ -260,14 +267,14 @@ def test_a_change_of_size_is_followed_and_told():
 
 
 def test_a_damaged_frame_is_dropped_by_that_name():
-    camera = Camera(picture(1), None, None, picture(2), END)
+    camera = Scripted(picture(1), None, None, picture(2), END)
     with live(camera, drop=False) as source:
         assert [frame.index for frame in source] == [0, 3]
     assert dropped(source) == {"damaged": [1, 2]}
 
 
 def test_an_error_that_is_a_bug_is_raised_where_the_frames_are_read():
-    with live(Camera(ZeroDivisionError("a bug"))) as source, pytest.raises(ZeroDivisionError, match="a bug"):
+    with live(Scripted(ZeroDivisionError("a bug"))) as source, pytest.raises(ZeroDivisionError, match="a bug"):
         list(source)
 
 
@@ -276,7 +283,7 @@ def test_a_listener_that_fails_ends_the_iteration_and_no_thread_is_left():
         raise SourceError("no space left on device")
 
     before = threading.active_count()
-    with live(Camera(picture(1))) as source, pytest.raises(SourceError, match="no space left"):
+    with live(Scripted(picture(1))) as source, pytest.raises(SourceError, match="no space left"):
         source.on_event = full
         list(source)
     assert threading.active_count() == before
@@ -284,7 +291,7 @@ def test_a_listener_that_fails_ends_the_iteration_and_no_thread_is_left():
 
 @pytest.mark.parametrize("when", ["connecting", "silent", "lost", "full"])
 def test_stop_ends_the_iteration_at_once_and_close_the_thread(when):
-    camera = Camera(*{"full": [picture(1)], "lost": [picture(1), LOST]}.get(when, []))
+    camera = Scripted(*{"full": [picture(1)], "lost": [picture(1), LOST]}.get(when, []))
     camera.refuse = 99 if when == "connecting" else 0
     before = threading.active_count()
     with live(camera, backoff=(20.0, 20.0)) as source:
@@ -306,7 +313,7 @@ def test_stop_ends_the_iteration_at_once_and_close_the_thread(when):
 
 
 def test_what_waits_when_the_source_is_stopped_is_dropped_by_that_name():
-    camera = Camera(picture(1))
+    camera = Scripted(picture(1))
     with live(camera) as source:
         frames = iter(source)
         next(frames)
@@ -320,14 +327,14 @@ def test_what_waits_when_the_source_is_stopped_is_dropped_by_that_name():
 
 
 def test_a_source_that_was_never_read_has_no_thread():
-    camera = Camera()
+    camera = Scripted()
     with live(camera):
         assert camera.connects == 0
-    assert list(live(Camera(END))) == []
+    assert list(live(Scripted(END))) == []
 
 
 def test_states_are_logged_without_a_listener(caplog):
-    source = LiveSource("camera", Camera(picture(1), LOST, picture(1), END).connect, SourceOptions(**QUICK))
+    source = LiveSource(Camera("camera", Scripted(picture(1), LOST, picture(1), END).connect, SourceOptions(**QUICK)))
     with caplog.at_level(logging.INFO, "edgecrack"), source:
         list(source)
     assert [message.split(" (")[0] for message in caplog.messages] == [
@@ -339,7 +346,7 @@ def test_states_are_logged_without_a_listener(caplog):
 
 
 def test_memory_does_not_grow_while_the_consumer_is_blocked():
-    camera = Camera()
+    camera = Scripted()
     with live(camera) as source:
         frames = iter(source)
         camera.script.put(picture(0))
@@ -348,8 +355,8 @@ def test_memory_does_not_grow_while_the_consumer_is_blocked():
             camera.script.put(picture(1))
         wait_until(lambda: source.read == 2001)
         gc.collect()
-        assert len(source._waiting) == 1
-        assert len(source._events) <= 2
+        assert len(source.parts[0]._waiting) == 1
+        assert len(source.parts[0]._events) <= 2
         next(frames)
     assert source.dropped == {"newer": 1999}
 
@@ -360,7 +367,7 @@ def test_memory_does_not_grow_while_the_consumer_is_blocked():
 def test_frames_are_flipped_as_asked(flip, corner):
     image = picture()
     image[0, 0] = 200
-    with live(Camera(image, END), flip=flip) as source:
+    with live(Scripted(image, END), flip=flip) as source:
         (frame,) = source
     assert frame.image.flags.c_contiguous
     assert [tuple(place) for place in np.argwhere(frame.image[..., 0] == 200)] == [corner]

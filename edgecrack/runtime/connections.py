@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import MissingDependency, SourceError, SpecError
-from edgecrack.runtime.address import redacted, scheme_of
-from edgecrack.runtime.live import Connection, LiveSource
+from edgecrack.runtime.address import check_url, redacted, scheme_of
+from edgecrack.runtime.camera import Camera, Connection, Refused
+from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.options import SourceOptions
 from edgecrack.spec import FrameSpec
 
@@ -56,25 +57,33 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
         size, rate = raw_format(source)
         connect = partial(PipeConnection, size)
     else:
+        check_url(source)
         _check_network(scheme)
         connect = partial(NetworkConnection, source, options.timeout)
-    return LiveSource(name, connect, options, rate=rate)
+    return LiveSource(Camera(name, connect, options, rate=rate))
 
 
 class NetworkConnection:
     """A stream on the network, through PyAV, which has time-outs, says why it failed and follows a change of size."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Raises SourceError, without the URL, when there is no stream within `timeout` seconds twice."""
+        """Raises SourceError, without the URL, when there is no stream within `timeout` seconds twice.
+
+        Refused is raised for a wrong user name or password: cameras lock out those who try them often.
+        """
         import av
 
-        reason = ""
+        failure: SourceError | None = None
         try:
             self._file = av.open(url, timeout=timeout, options=_network_options(url, timeout))
+        except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
+            failure = Refused(
+                "it refuses the user name or the password, as in ://USER:PASSWORD@HOST, with %2F for a / in them"
+            )
         except (av.error.FFmpegError, OSError) as error:
-            reason = _reason(error)
-        if reason:  # outside of the handler: the error of PyAV holds the URL
-            raise SourceError(f"cannot connect: {reason}")
+            failure = SourceError(f"cannot connect: {_reason(error)}")
+        if failure:  # outside of the handler: the error of PyAV holds the URL
+            raise failure
         try:
             self._check(url)
         except SourceError:
@@ -109,7 +118,7 @@ class NetworkConnection:
             raise SourceError("the stream holds no video")
         if url.startswith("http") and self._file.duration:
             seconds = self._file.duration / 1e6
-            raise SourceError(f"it is a file of {seconds:.0f} s and no camera; download it first")
+            raise Refused(f"it is a file of {seconds:.0f} s and no camera; download it first")
 
     def _decode(self) -> Generator[NDArray[np.uint8] | None, None, None]:
         import av

@@ -1,0 +1,76 @@
+"""Several sources as one: files one after the other, cameras together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgecrack.errors import SpecError
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import LiveSource
+
+if TYPE_CHECKING:
+    from edgecrack.runtime.sources import CountedSource
+
+
+def together(sources: Sequence[CountedSource]) -> CountedSource:
+    """The frames of `sources`, which are not read yet, as one source; it closes them.
+
+    Raises SpecError for cameras and files at once: files wait for their turn, and cameras wait for nothing.
+    """
+    cameras = [source for source in sources if isinstance(source, LiveSource)]
+    if not cameras:
+        return FilesInTurn(sources)
+    if len(cameras) < len(sources):
+        (file, *_) = (source for source in sources if source not in cameras)
+        raise SpecError(
+            f"several sources are all cameras or all files, got {cameras[0].name} and {file.name}; run them one by one"
+        )
+    return LiveSource(*(camera for source in cameras for camera in source.parts))
+
+
+class FilesInTurn(Closing):
+    """Files, folders and patterns, read one after the other; of each every frame, in order, counted from 0.
+
+    Attributes:
+        parts: the sources, each closed when its turn is over.
+        rate: the frames a second of the fastest, where all are videos.
+        count: how many frames they hold, where all say so.
+    """
+
+    def __init__(self, parts: Sequence[CountedSource]) -> None:
+        """Take over sources that are not read yet."""
+        self.parts = parts
+        self.name = ", ".join(part.name for part in parts)
+        rates = [part.rate for part in parts if part.rate]
+        self.rate = max(rates) if len(rates) == len(parts) else None
+        counts = [part.count for part in parts if part.count is not None]
+        self.count = sum(counts) if len(counts) == len(parts) else None
+
+    @property
+    def read(self) -> int:
+        """The frames that came so far, of all."""
+        return sum(part.read for part in self.parts)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many of them were not handed out, by cause."""
+        return sum((part.dropped for part in self.parts), Counter())
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises SourceError or FrameError naming what cannot be read; what comes after it is not read."""
+        for part in self.parts:
+            with part:
+                yield from part
+
+    def stop(self) -> None:
+        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+        for part in self.parts:
+            part.stop()
+
+    def close(self) -> None:
+        """Let go of all of them; a second call does nothing."""
+        for part in self.parts:
+            part.__exit__()
