@@ -1,4 +1,4 @@
-"""Labelled frames on disk: a folder of images and masks, or a rendered clip with its masks."""
+"""Labelled frames on disk: a data set in one of many layouts, or a rendered clip with its masks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import FrameError, SourceError
+from edgecrack.errors import FrameError, MissingDependency, SourceError
 from edgecrack.images import list_images, read_image, read_mask
+from edgecrack.layouts import find_pairs
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class LabelledFrames(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with masks of the same stem; a frame is read when it is asked for."""
+    """Images and their masks; a frame is read when it is asked for. `layout` says how the folder was read."""
 
     name: str
     images: tuple[Path, ...]
     masks: tuple[Path, ...] | None
+    layout: str = "images and masks"
 
     @property
     def has_masks(self) -> bool:
@@ -58,7 +60,7 @@ class Dataset:
         image = read_image(path)
         if self.masks is None:
             return LabelledFrame(path.stem, image, None)
-        mask = read_mask(self.masks[index])
+        mask = read_labels(self.masks[index])
         if mask.shape != image.shape[:2]:
             raise FrameError(
                 f"the mask {self.masks[index]} is {mask.shape[1]}x{mask.shape[0]}, "
@@ -71,7 +73,7 @@ class Dataset:
 
     def every(self, step: int) -> Dataset:
         """Each `step`-th frame, from the first."""
-        return Dataset(self.name, self.images[::step], self.masks[::step] if self.masks else None)
+        return Dataset(self.name, self.images[::step], self.masks[::step] if self.masks else None, self.layout)
 
 
 @dataclass(frozen=True)
@@ -119,44 +121,37 @@ def open_labelled(path: str | os.PathLike[str], split: str | None = None) -> Lab
     return open_dataset(path, split)
 
 
-def open_dataset(folder: str | os.PathLike[str], split: str | None = None) -> Dataset:
-    """The data set in `folder`: `images/`, `masks/` (8-bit PNG, same stem and size) and lists of stems `SPLIT.txt`.
+def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip_unpaired: bool = False) -> Dataset:
+    """The data set at `path`, a folder laid out in one of the ways that `edgecrack.layouts` knows, or a CSV of pairs.
 
-    Without a `split` every image is taken, as it is when the folder has no list at all. A folder without `masks/` has no
-    labels; one without `images/` holds its images itself.
-    Raises SourceError, naming what is missing.
+    Without a `split` every image is taken, as it is when the data set has no splits at all. A folder of images alone has no
+    labels.
+    Raises SourceError, naming what is missing: also for an image without a mask, unless `skip_unpaired`.
     """
-    folder = Path(folder).resolve()  # "." has no name
-    if not folder.is_dir():
-        raise SourceError(f"no data set folder {folder}")
-    images = list_images(folder / "images" if (folder / "images").is_dir() else folder)
-    stems = _stems(folder, split)
-    if stems is not None:
-        by_stem = {path.stem: path for path in images}
-        missing = [stem for stem in stems if stem not in by_stem]
-        if missing:
-            raise SourceError(f"{folder / f'{split}.txt'} lists {missing[0]!r} and {folder} has no such image")
-        images = [by_stem[stem] for stem in stems]
-    if not (folder / "masks").is_dir():
-        return Dataset(folder.name, tuple(images), None)
-    masks = tuple(folder / "masks" / f"{path.stem}.png" for path in images)
-    if len(set(masks)) < len(masks):
-        raise SourceError(f"{folder} has images of the same stem; each wants a mask of its own")
-    for mask in masks:
-        if not mask.is_file():
-            raise SourceError(f"no mask {mask}; wanted one of the same stem for each image")
-    return Dataset(folder.name, tuple(images), masks)
+    path = Path(path).resolve()  # "." has no name
+    pairs = find_pairs(path, split)
+    if pairs.unpaired and not skip_unpaired:
+        first, wrong = pairs.unpaired[0]
+        more = f" (and {len(pairs.unpaired) - 1} more like it)" if len(pairs.unpaired) > 1 else ""
+        raise SourceError(f"{first} {wrong}{more}")
+    return Dataset(path.stem if path.is_file() else path.name, pairs.images, pairs.masks, pairs.layout)
 
 
-def _stems(folder: Path, split: str | None) -> list[str] | None:
-    if split is None:
-        return None
-    path = folder / f"{split}.txt"
-    if path.is_file():
-        stems = path.read_text().split()
-        if not stems:
-            raise SourceError(f"{path} lists no frame")
-        return stems
-    if any((folder / f"{other}.txt").is_file() for other in ("train", "val", "test")):
-        raise SourceError(f"{folder} has no {split}.txt; its lists are {sorted(p.name for p in folder.glob('*.txt'))}")
-    return None
+def read_labels(path: Path) -> NDArray[np.bool_]:
+    """The mask at `path`, an image or a .mat of CrackForest: bool (H, W), True where a crack is. Raises SourceError."""
+    return _read_mat(path) if path.suffix.lower() == ".mat" else read_mask(path)
+
+
+def _read_mat(path: Path) -> NDArray[np.bool_]:
+    """Labels 2 and 4 of CrackForest are crack; 3 is background that cracks enclose."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise MissingDependency(f"reading {path} needs SciPy; pip install 'edgecrack[train]'") from error
+    try:
+        labels = loadmat(path)["groundTruth"]["Segmentation"][0, 0]
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # SciPy answers a damaged file with whatever its parser runs into
+        raise SourceError(f"{path} is no .mat with groundTruth.Segmentation, as CrackForest has ({error})") from error
+    return np.isin(np.asarray(labels), (2, 4))

@@ -28,8 +28,13 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
-    """The mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError."""
-    return np.asarray(np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8) > 127)
+    """The mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError.
+
+    Where no value is above 1 it holds classes 0 and 1, and the 1 is True; but for a JPEG, where it would be noise.
+    """
+    level = np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8)
+    classes = level.max(initial=0) == 1 and Path(path).suffix.lower() not in (".jpg", ".jpeg")
+    return np.asarray(level > (0 if classes else 127))
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:

@@ -199,7 +199,7 @@ def test_a_missing_file_a_folder_and_junk_are_refused_with_their_path(tmp_path: 
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("level", "crack"), [(0, False), (1, False), (127, False), (128, True), (255, True)])
+@pytest.mark.parametrize(("level", "crack"), [(0, False), (2, False), (127, False), (128, True), (255, True)])
 def test_a_mask_is_crack_above_127(tmp_path: Path, level: int, crack: bool) -> None:
     path = tmp_path / "mask.png"
     write_image(path, np.full((3, 5), level, np.uint8))

@@ -28,7 +28,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engine_file": ({"errors", "spec"}, set()),
     "images": ({*FILES, "spec"}, {"numpy", "cv2"}),
     "fitting": ({"spec", "errors"}, {"numpy", "cv2"}),
-    "dataset": (PICTURES, {"numpy", "cv2"}),
+    "layouts": ({"errors", "images"}, set()),
+    "dataset": ({*PICTURES, "layouts"}, {"numpy", "cv2", "scipy"}),
     "metrics": ({"errors", "spec"}, {"numpy", "cv2"}),
     "onnx_graph": (
         {*FILES, "spec"},
@@ -43,6 +44,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "runtime.backends.engine": ({*FILES, "cuda_probe", "engine_file", "runtime", "tensorrt_library"}, set()),
     "runtime.backends.cuda": ({"errors", "cuda_probe", "runtime"}, {"numpy", "cuda", "pycuda"}),
     "evaluation": ({*PICTURES, "dataset", "metrics", "runtime", "evaluation"}, {"numpy", "cv2", "matplotlib"}),
+    "speed": (
+        {*FILES, "board", "fitting", "runtime", "spec", "speed"},
+        {"numpy", "openvino", "matplotlib"},
+    ),
+    "speed.plain_script": (set(), {"numpy", "cv2", "onnxruntime"}),
     "calibration": (
         {*PICTURES, "dataset", "fitting", "metrics", "onnx_graph", "calibration"},
         {"numpy", "cv2", "onnx", "onnxruntime"},
