@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
-from edgecrack.errors import SourceError
+from edgecrack.dataset import LabelledFrame, open_dataset
+from edgecrack.errors import FrameError, SourceError
+from edgecrack.layouts import find_pairs
+from edgecrack.memory import available_memory
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 from edgecrack.training.augment import augment, random_crop
+
+_NAMED = 20  # bad frames are named one by one, the others counted
 
 
 class Frames(Protocol):
@@ -98,23 +105,90 @@ def hold_back(frames: Frames, share: float = 0.06, blocks: int = 3) -> tuple[Sel
     return Selected(frames, rest), Selected(frames, tuple(sorted(held)))
 
 
-def open_training_sets(folders: Iterable[str], rendered: int) -> tuple[list[Selected], list[Selected]]:
+def open_training_sets(
+    folders: Iterable[str],
+    rendered: int,
+    *,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Selected], list[Selected]]:
     """The sets to train on and their held-back parts. The rendered one is held back only where there is no other.
 
-    Raises SourceError when a folder has no masks or there is nothing at all.
+    Every frame is read once before this returns, so that none fails hours later: see `without_bad`. `report` takes a line
+    for each set, how it was read, and one for each bad frame.
+    Raises SourceError when a data set has no masks, bad frames (unless `skip_bad`), or there is nothing at all.
     """
-    labelled: list[Dataset] = [open_dataset(folder, "train") for folder in folders]
-    for dataset in labelled:
+    folders = list(folders)
+    opened = [open_dataset(folder, "train", skip_unpaired=True) for folder in folders]
+    for dataset in opened:
         if not dataset.has_masks:
             raise SourceError(f"{dataset.name} has no masks/; training needs labelled frames")
-    pairs = [hold_back(Kept(frames)) for frames in labelled]
+    budget = kept_bytes() // max(1, len(opened) + bool(rendered))
+    labelled: list[Frames] = []
+    for folder, dataset in zip(folders, opened, strict=True):
+        report(f"{dataset.name}: {dataset.layout}, {len(dataset)} frames to train on")
+        unpaired = find_pairs(Path(folder).resolve(), "train").unpaired
+        wrong = [f"{path} {what}" for path, what in unpaired]
+        labelled.append(without_bad(Kept(dataset, budget), wrong, skip_bad=skip_bad, report=report))
+    pairs = [hold_back(frames) for frames in labelled if len(frames)]
     if rendered:
-        roads = Kept(RenderedFrames(rendered))
+        roads = Kept(RenderedFrames(rendered), budget)
         everything, nothing = Selected(roads, tuple(range(rendered))), Selected(roads, ())
-        pairs.append((everything, nothing) if labelled else hold_back(roads))
+        pairs.append((everything, nothing) if pairs else hold_back(roads))
     if not pairs:
         raise SourceError("nothing to train on; give --data DIR, or --rendered N for rendered roads")
     return [train for train, _ in pairs], [held for _, held in pairs if len(held)]
+
+
+def kept_bytes() -> int:
+    """How much of all sets may stay in memory: a quarter of what is free, and no more than 2 GiB."""
+    return min(2 << 30, (available_memory() or 4 << 30) // 4)
+
+
+def without_bad(
+    frames: Frames,
+    wrong: Sequence[str] = (),
+    *,
+    skip_bad: bool,
+    labelled: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> Frames:
+    """The frames of a set that can be read and, where they are `labelled`, have a mask of their size.
+
+    Every frame is read once, two at a time; a `Kept` set keeps them. With `skip_bad` a labelled set in which no mask has a
+    crack comes back empty. `wrong` says what is known to be wrong already.
+    Raises SourceError, with a count, for bad frames and for a labelled set without any crack, unless `skip_bad`.
+    """
+    with ThreadPoolExecutor(2) as pool:  # decoding lets go of the interpreter
+        found = list(pool.map(partial(_look_at, frames, labelled), range(len(frames))))
+    count = len(frames) + len(wrong)
+    good = tuple(index for index, (said, _) in enumerate(found) if not said)
+    wrong = [*wrong, *(said for said, _ in found if said)]
+    for line in wrong[:_NAMED]:
+        report(f"{frames.name}: {line}")
+    if wrong:
+        said = f"{frames.name}: {len(wrong)} of {count} frames are no use"
+        if not skip_bad:
+            raise SourceError(f"{said}, the first: {wrong[0]}; repair them, or leave them out with --skip-bad")
+        report(f"{said} and left out")
+    if labelled and not any(cracked for _, cracked in found):
+        said = f"{frames.name}: no mask of its {count} frames has a crack"
+        if not skip_bad:
+            raise SourceError(f"{said}; see `edgecrack data check`, or leave the set out with --skip-bad")
+        report(f"{said}; left out")
+        return Selected(frames, ())
+    return frames if len(good) == len(frames) else Selected(frames, good)
+
+
+def _look_at(frames: Frames, labelled: bool, index: int) -> tuple[str, bool]:
+    """What is wrong with a frame, "" for nothing, and whether it has a crack."""
+    try:
+        frame = frames[index]
+    except (SourceError, FrameError) as error:
+        return str(error), False
+    if labelled and frame.mask is None:
+        return f"{frame.name} has no mask", False
+    return "", frame.mask is not None and bool(frame.mask.any())
 
 
 def batch(

@@ -65,7 +65,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "export.camera": ({"fitting"}, {"torch"}),
     "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
     "training": (
-        {*PICTURES, "models", "rendering", "metrics", "dataset", "fitting", "training"},
+        {*PICTURES, "models", "rendering", "metrics", "layouts", "dataset", "fitting", "memory", "training"},
         {"numpy", "torch", "cv2"},
     ),
     "weights": ({"errors"}, set()),

@@ -16,7 +16,17 @@ from edgecrack.errors import SourceError
 from edgecrack.images import write_image
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 from edgecrack.training.augment import SCALES, augment, random_crop
-from edgecrack.training.data import Frames, Kept, RenderedFrames, Selected, batch, hold_back, open_training_sets
+from edgecrack.training.data import (
+    Frames,
+    Kept,
+    RenderedFrames,
+    Selected,
+    batch,
+    hold_back,
+    kept_bytes,
+    open_training_sets,
+    without_bad,
+)
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -264,3 +274,65 @@ def test_frames_are_read_once_while_they_fit(walls: Path) -> None:
     with pytest.raises(SourceError, match=r"2\.png"):
         kept[2]
     assert (len(kept), kept.name) == (4, "walls")
+
+
+def spoilt(walls: Path) -> dict[str, Path]:
+    """Frame 0 is of another size than its mask, 1 is cut short, 2 has no mask; the list names an image that is not there."""
+    write_image(walls / "masks" / "0.png", np.full((9, 50), 255, np.uint8))
+    (walls / "images" / "1.png").write_bytes((walls / "images" / "1.png").read_bytes()[:300])
+    (walls / "masks" / "2.png").unlink()
+    (walls / "train.txt").write_text("0\n1\n2\n3\n4\n9\n")
+    for index in (4,):
+        image, mask = blobs(index, 40, 50)
+        write_image(walls / "images" / f"{index}.png", image)
+        write_image(walls / "masks" / f"{index}.png", mask.astype(np.uint8) * 255)
+    return {"0": walls / "masks" / "0.png", "1": walls / "images" / "1.png"}
+
+
+def test_bad_frames_are_named_and_counted_before_the_first_step(walls: Path) -> None:
+    spoilt(walls)
+    said: list[str] = []
+    with pytest.raises(SourceError, match=r"walls: 4 of 6 frames are no use, the first: .*9.*--skip-bad"):
+        open_training_sets([str(walls)], rendered=0, report=said.append)
+    assert said[0] == "walls: images and masks, 4 frames to train on"
+    for part in ("lists '9'", "2.png has no mask", "0.png is 50x9, its image is 50x40", "1.png is not an image"):
+        assert sum(part in line for line in said) == 1, (part, said)
+
+
+def test_bad_frames_can_be_left_out(walls: Path) -> None:
+    spoilt(walls)
+    said: list[str] = []
+    train, held = open_training_sets([str(walls)], rendered=0, skip_bad=True, report=said.append)
+    assert sorted(named(train)["walls"] + named(held)["walls"]) == ["3", "4"]
+    assert said[-1] == "walls: 4 of 6 frames are no use and left out"
+
+
+def test_a_set_without_any_crack_is_refused_or_left_out(walls: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write_image(tmp_path / "bare" / "images" / f"{index}.png", blank()[0])
+        write_image(tmp_path / "bare" / "masks" / f"{index}.png", np.zeros((40, 40), np.uint8))
+    with pytest.raises(SourceError, match=r"bare: no mask of its 3 frames has a crack; .*--skip-bad"):
+        open_training_sets([str(walls), str(tmp_path / "bare")], rendered=0)
+    train, _ = open_training_sets([str(walls), str(tmp_path / "bare")], rendered=0, skip_bad=True)
+    assert [frames.name for frames in train] == ["walls"]
+    with pytest.raises(SourceError, match="nothing to train on"):
+        open_training_sets([str(tmp_path / "bare")], rendered=0, skip_bad=True)
+
+
+def test_frames_without_labels_need_no_masks(walls: Path) -> None:
+    frames = open_dataset(walls / "images")
+    assert without_bad(frames, skip_bad=False, labelled=False) is frames
+    with pytest.raises(SourceError, match="4 of 4 frames are no use, the first: 0 has no mask"):
+        without_bad(frames, skip_bad=False)
+
+
+def test_a_hundred_bad_frames_are_counted_and_not_all_named() -> None:
+    said: list[str] = []
+    frames = Listed("many", [(blank()[0], None)] * 100)
+    with pytest.raises(SourceError, match="100 of 100"):
+        without_bad(frames, skip_bad=False, report=said.append)
+    assert len(said) == 20
+
+
+def test_what_stays_in_memory_is_bounded_by_what_is_free() -> None:
+    assert 0 < kept_bytes() <= 2 << 30
