@@ -36,10 +36,10 @@ class LiveSource(Closing):
     def __init__(self, *cameras: Camera) -> None:
         """Take over cameras that are not read yet. Where two have a name, the later one's gets a number: "NAME (2)"."""
         self.parts = cameras
-        self.on_event: Callable[[Event], None] = _tell
+        self.on_event: Callable[[Event], None] = self._tell
         self._news = threading.Condition()
         self._turns = deque(cameras)  # whose frame was handed out the longest ago comes first
-        self._stopped = False
+        self._stopped = self._closed = False
         names: Counter[str] = Counter()
         for camera in cameras:
             camera.news = self._news
@@ -112,7 +112,8 @@ class LiveSource(Closing):
         """
         self.stop()
         with self._news:
-            events = self._events()
+            events = [] if self._closed else self._events()  # by a second call the log may be closed
+            self._closed = True
         for event in events:
             with suppress(EdgecrackError):  # a log that is full ends the run with its own error
                 self.on_event(event)
@@ -154,16 +155,11 @@ class LiveSource(Closing):
         if errors:
             raise SourceLost("; ".join(map(str, errors)))
 
-
-def _tell(event: Event) -> None:
-    if event.name == "dropped":
-        return  # many a second, and counted
-    quiet = event.name in ("connected", "ended") and "reason" not in event.details
-    details = ", ".join(f"{key} {value}" for key, value in event.details.items())
-    _log.log(
-        logging.INFO if quiet else logging.WARNING,
-        "%s: %s%s",
-        event.source,
-        event.name,
-        f" ({details})" if details else "",
-    )
+    def _tell(self, event: Event) -> None:
+        if event.name == "dropped":
+            return  # many a second, and counted
+        # What ends the only camera is raised; where others go on, it has to be said.
+        quiet = event.name == "connected" or (event.name == "ended" and len(self.parts) == 1)
+        details = ", ".join(f"{key} {value}" for key, value in event.details.items())
+        level = logging.INFO if quiet else logging.WARNING
+        _log.log(level, "%s: %s%s", event.source, event.name, f" ({details})" if details else "")
