@@ -105,7 +105,9 @@ def test_the_time_is_the_files_own_where_frames_are_not_evenly_spaced(tmp_path, 
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
     with open_source(tmp_path / f"a.{ending}") as source:
-        assert [round(1e3 * frame.captured_at) for frame in source] == times
+        found = [frame.captured_at and round(1e3 * frame.captured_at) for frame in source]
+    opencv_4 = ending == "mkv" and cv2.__version__.startswith("4.")  # has no time for such a file, and none is made up
+    assert found in ((times, [None] * len(times)) if opencv_4 else (times,))
     assert source.truncated_at is None
 
 
