@@ -222,7 +222,7 @@ class Camera:
         with self.news:
             if self._stopped:
                 return  # not counted: it came after the end
-            index, self.read = self.read, self.read + 1
+            index, self.read = self._options.first + self.read, self.read + 1
             if image is not None:
                 self._note(image.shape[:2])
             if index % self._options.every:

@@ -30,6 +30,8 @@ class SourceOptions:
         end: the second at which a video file is left.
         every: hand out each N-th frame only, from the first; the others are not even read of images, and of a camera are
             counted as dropped.
+        first: the number of the first frame that is handed out, of a run that is gone on with: of files those before it are
+            left out, exactly, and a camera begins to count there.
         staleness: the age in seconds at which a camera's frame is dropped and not handed out.
         drop: hand out the newest frame of a camera and drop those it overtook; False keeps every frame and raises
             SourceError when the consumer cannot keep up.
@@ -46,6 +48,7 @@ class SourceOptions:
     start: float | None = None
     end: float | None = None
     every: int = 1
+    first: int = 0
     staleness: float = 0.5
     drop: bool = True
     max_reconnects: int | None = None
@@ -63,6 +66,8 @@ class SourceOptions:
             raise SpecError(f"start and end are seconds, 0 <= start < end, got {self.start} and {self.end}")
         if not isinstance(self.every, int) or self.every < 1:
             raise SpecError(f"every N-th frame wants a whole number from 1, got {self.every!r}")
+        if self.first < 0:
+            raise SpecError(f"the number of the first frame is 0 or more, got {self.first}")
         if not (self.staleness > 0 and self.timeout > 0 and 0 < self.backoff[0] <= self.backoff[1]):
             raise SpecError("staleness, timeout and backoff are seconds above 0")
         if self.max_reconnects is not None and self.max_reconnects < 0:

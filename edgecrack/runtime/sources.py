@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast, overload, runtime_checkable
 
 import cv2
 import numpy as np
@@ -205,11 +205,11 @@ class ImageSource(_InOrder):
         super().__init__(options)
         self.name = name
         self.paths = paths
-        self.count = None if options.loop else math.ceil(len(paths) / options.every)
+        self.count = None if options.loop else _left(len(paths), options)
 
     def _frames(self) -> Iterator[Frame]:
         paths = itertools.cycle(self.paths) if self._options.loop else self.paths
-        for index, path in itertools.islice(enumerate(paths), 0, None, self._options.every):
+        for index, path in _wanted(enumerate(paths), self._options):
             yield Frame(read_image(path), index, None, str(path))
 
 
@@ -232,7 +232,7 @@ class VideoSource(_InOrder):
         self.rate = self._rate and self._rate / options.every
         self._declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         expected = self._expected()
-        self.count = None if expected is None else math.ceil(expected / options.every)
+        self.count = None if expected is None else _left(expected, options)
         self._next = 0  # the number of the next frame to come
         self._decoded = 0  # frames of this turn through the file
         self._time: float | None = None
@@ -243,7 +243,7 @@ class VideoSource(_InOrder):
                 if self._options.start is not None and (self._time or 0) < self._options.start:
                     continue
                 index, self._next = self._next, self._next + 1
-                if index % self._options.every:
+                if index < self._options.first or index % self._options.every:
                     continue
                 done, image = self._capture.retrieve()
                 if not done:
@@ -265,7 +265,7 @@ class VideoSource(_InOrder):
         return self._options.end is None or self._time is None or self._time < self._options.end
 
     def _finish(self) -> None:
-        if not self.read:
+        if not self.read and not self._options.first:
             between = f" from {self._options.start:g} s" if self._options.start else ""
             raise SourceError(f"no frame of {self.name} can be decoded{between}")
         if self._options.end is None:
@@ -317,11 +317,12 @@ class PipeSource(_InOrder):
                 return
             if image is None:
                 continue
-            if self.read % self._options.every:
+            number = self._options.first + self.read
+            if number % self._options.every:
                 self.read += 1
                 self.dropped["every"] += 1
             else:
-                yield Frame(image, self.read, None, self.name, time.monotonic(), time.time())
+                yield Frame(image, number, None, self.name, time.monotonic(), time.time())
 
 
 class _IterableSource(_InOrder):
@@ -333,11 +334,29 @@ class _IterableSource(_InOrder):
     def __init__(self, frames: Iterable[NDArray[np.uint8] | Frame], options: SourceOptions) -> None:
         super().__init__(options)
         self._iterable = frames
-        self.count = math.ceil(len(frames) / options.every) if isinstance(frames, Sized) else None
+        self.count = _left(len(frames), options) if isinstance(frames, Sized) else None
 
     def _frames(self) -> Iterator[Frame]:
-        for index, frame in itertools.islice(enumerate(self._iterable), 0, None, self._options.every):
+        for index, frame in _wanted(enumerate(self._iterable), self._options):
             yield frame if isinstance(frame, Frame) else Frame(frame, index, None, self.name)
+
+
+_Any = TypeVar("_Any")
+
+
+def _wanted(numbered: Iterable[_Any], options: SourceOptions) -> Iterator[_Any]:
+    """Each N-th of them, from the first that is wanted."""
+    return itertools.islice(numbered, options.every * _before(options), None, options.every)
+
+
+def _left(count: int, options: SourceOptions) -> int:
+    """How many of `count` frames are handed out."""
+    return max(0, math.ceil(count / options.every) - _before(options))
+
+
+def _before(options: SourceOptions) -> int:
+    """The frames that `every` takes and that come before the first that is wanted."""
+    return math.ceil(options.first / options.every)
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
