@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgecrack.errors import MissingDependency, SourceError, SpecError
 from edgecrack.runtime.address import check_url, redacted, scheme_of
 from edgecrack.runtime.camera import Camera, Connection, Refused
+from edgecrack.runtime.gstreamer import GstConnection, has_pygobject, pipeline_of
 from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.options import SourceOptions
 from edgecrack.spec import FrameSpec
@@ -52,7 +53,7 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
         connect = partial(_open_v4l2, source, options)
     elif scheme in ("csi", "gst"):
         _check_gstreamer(scheme)
-        connect = partial(_open_gstreamer, pipeline_of(source, options), name)
+        connect = partial(_open_gstreamer, pipeline_of(source, options), options.timeout)
     elif scheme == "raw":
         size, rate = raw_format(source)
         connect = partial(PipeConnection, size)
@@ -220,7 +221,9 @@ def _open_v4l2(source: str, options: SourceOptions) -> OpenCvConnection:
     return OpenCvConnection(capture)
 
 
-def _open_gstreamer(pipeline: str, name: str) -> OpenCvConnection:
+def _open_gstreamer(pipeline: str, timeout: float) -> Connection:
+    if has_pygobject():
+        return GstConnection(pipeline, timeout)
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(f"the pipeline does not start; try it: gst-launch-1.0 {redacted(pipeline)}")
@@ -248,33 +251,18 @@ def described(source: str, options: SourceOptions) -> str:
     return f"{redacted(source)} through {way}"
 
 
-def has_gstreamer() -> bool:
-    """Whether this OpenCV was built with GStreamer."""
-    return bool(re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()))
-
-
 def _check_gstreamer(scheme: str) -> None:
-    if not has_gstreamer():
+    if not has_pygobject() and not has_gstreamer():
         raise SourceError(
-            f"{scheme}: sources need an OpenCV with GStreamer, and this one ({cv2.__version__}, {cv2.__file__}) has none; "
-            "JetPack's and Debian's python3-opencv have it: use it in a venv with --system-site-packages"
+            f"{scheme}: sources need PyGObject or an OpenCV with GStreamer, and this one ({cv2.__version__}, {cv2.__file__}) "
+            "has none; Debian's python3-gi and python3-gst-1.0 and JetPack's OpenCV have it: use them in a venv with "
+            "--system-site-packages"
         )
 
 
-def pipeline_of(source: str, options: SourceOptions) -> str:
-    """The GStreamer pipeline that reads `csi://N` or `gst:PIPELINE`; it ends in an appsink of BGR frames.
-
-    Raises SpecError for a `csi://` without the number of a camera.
-    """
-    sink = "videoconvert ! video/x-raw,format=BGR ! appsink sync=false drop=false max-buffers=2"
-    if source.startswith("gst:"):
-        pipeline = source[len("gst:") :].removeprefix("//").strip()
-        return pipeline if "appsink" in pipeline else f"{pipeline} ! {sink}"
-    if not re.fullmatch(r"csi://\d+", source):
-        raise SpecError(f"a CSI camera is csi://0, csi://1 ..., got {redacted(source)}")
-    height, width = (options.size.height, options.size.width) if options.size else (1080, 1920)
-    caps = f"video/x-raw(memory:NVMM),width={width},height={height},framerate={round(options.rate or 30)}/1"
-    return f"nvarguscamerasrc sensor-id={source[6:]} ! {caps} ! nvvidconv ! video/x-raw,format=BGRx ! {sink}"
+def has_gstreamer() -> bool:
+    """Whether this OpenCV was built with GStreamer."""
+    return bool(re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()))
 
 
 class PipeConnection:

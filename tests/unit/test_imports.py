@@ -30,6 +30,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "fitting": ({"spec", "errors"}, {"numpy", "cv2"}),
     "layouts": ({"errors", "images"}, set()),
     "dataset": ({*PICTURES, "layouts"}, {"numpy", "cv2", "scipy"}),
+    "inspection": ({*PICTURES, "layouts", "dataset", "fitting", "inspection"}, {"numpy", "cv2"}),
     "metrics": ({"errors", "spec"}, {"numpy", "cv2"}),
     "onnx_graph": (
         {*FILES, "spec"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*PICTURES, "fitting", "runtime"},
         {"numpy", "cv2", "openvino", "onnxruntime", "av"},
     ),
+    "runtime.gstreamer": ({"errors", "runtime"}, {"numpy", "gi"}),
     "runtime.backends.tensorrt": ({"errors", "spec", "runtime", "tensorrt_library"}, {"numpy"}),
     "runtime.backends.engine": ({*FILES, "cuda_probe", "engine_file", "runtime", "tensorrt_library"}, set()),
     "runtime.backends.cuda": ({"errors", "cuda_probe", "runtime"}, {"numpy", "cuda", "pycuda"}),
