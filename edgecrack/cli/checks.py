@@ -131,7 +131,7 @@ def _verdicts(rows: dict[str, str]) -> dict[str, str]:
         "engines for this GPU": [("CUDA",), ("a TensorRT for it",), ("CUDA from Python",), ("onnx, to build",)],
         "engines for RTX GPUs": [("TensorRT for RTX",), ("onnx, to build",)],
         "overlay video": [("H.264 writing",)],
-        "CSI camera": [("a Jetson",), ("OpenCV GStreamer",)],
+        "CSI camera": [("a Jetson",), ("OpenCV GStreamer", "GStreamer from Python")],
     }
     return {feature: _verdict(wanted, rows) for feature, wanted in needs.items()}
 
@@ -170,4 +170,8 @@ def _video() -> dict[str, str]:
             (line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{feature}:")), "not mentioned"
         )
         rows[f"OpenCV {feature}"] = found
+
+    from edgecrack.runtime.gstreamer import has_pygobject
+
+    rows["GStreamer from Python"] = "yes, PyGObject" if has_pygobject() else "no: install your system's python3-gi"
     return rows
