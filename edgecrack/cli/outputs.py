@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,52 +10,132 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
-    from edgecrack.runtime import Account, Event, Sink, Source
+    from edgecrack.cli.resuming import Beginning
+    from edgecrack.runtime import Account, Event, Sink, Sinks
+    from edgecrack.runtime.recording import Room
     from edgecrack.runtime.sources import CountedSource
 
+LOG = "log.jsonl"
+_SEGMENT = 300.0  # seconds of a camera's video
 
-def account_of(road: CountedSource, sinks: dict[Path, Sink], processed: Mapping[str, int]) -> Account:
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What `run` is asked to write; see its options."""
+
+    masks: bool = False
+    overlay: bool = True
+    boxes: bool = False
+    contours: bool = False
+    rle: bool = False
+    save_when: str = "always"
+    min_crack_share: float = 0.0
+    segment: float | None = None
+    keep_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        from edgecrack.errors import SpecError
+
+        if self.save_when not in ("always", "cracks"):
+            raise SpecError(f"what is saved is saved always or when there are cracks, got {self.save_when!r}")
+        if self.segment is not None and not self.segment >= 1:
+            raise SpecError(f"a segment is 1 second or longer, got {self.segment:g}")
+        if self.keep_gb is not None and not self.keep_gb > 0:
+            raise SpecError(f"the gigabytes to keep are more than 0, got {self.keep_gb:g}")
+
+    @property
+    def only_finds(self) -> bool:
+        """Whether what has no crack is left out."""
+        return self.save_when == "cracks"
+
+
+def account_of(road: CountedSource, sinks: Sinks, processed: Mapping[str, int]) -> Account:
     """What became of the frames; of a camera's it is put into the log too."""
-    from contextlib import suppress
-
-    from edgecrack.errors import SourceError
-    from edgecrack.runtime import Account, JsonLines, LiveSource
+    from edgecrack.runtime import Account, LiveSource
 
     account = Account.of(road, processed)
     if isinstance(road, LiveSource):
-        for log in sinks.values():
-            with suppress(SourceError):  # a full disk is what the run ends with anyway
-                if isinstance(log, JsonLines):
-                    log.write_event(account)
+        sinks.write_event(account)
     return account
 
 
-def open_sinks(stack: ExitStack, source: Source, out: Path, *, masks: bool, overlay: bool) -> dict[Path, Sink]:
-    """The sinks by where they write; `stack` closes them."""
-    from edgecrack.files import write_atomic
-    from edgecrack.runtime import JsonLines, LiveSource, MaskImages, OverlayImages, OverlayVideo
+def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: OutputOptions, beginning: Beginning) -> Sinks:
+    """The sinks by where they write; `stack` closes them. What cannot be opened leaves what was there as it was.
 
-    log = out / "log.jsonl"
-    sinks: dict[Path, Sink] = {}
+    The log is the last: a frame that it has is done with. A sink with `write_event` is told what happens, too.
+    """
+    from edgecrack.runtime import JsonLines, LiveSource, Sinks
+
+    sinks = stack.enter_context(Sinks())
+    live = isinstance(road, LiveSource)
     # What a camera declares is all the same: its frames are shown for as long as they lasted.
-    rate = source.rate or (30 if isinstance(source, LiveSource) else None)
-    if overlay and rate:
+    rate = road.rate or (30 if live else None)
+    if options.overlay and rate:
         rate = max(0.01, rate)  # the slowest that a video may be; of every 3600th frame it is quicker than the road was
-        sinks[out / "overlay.mp4"] = stack.enter_context(OverlayVideo(out / "overlay.mp4", rate))
-    elif overlay:
-        sinks[out / "overlay"] = stack.enter_context(OverlayImages(out / "overlay"))
-    if masks:
-        sinks[out / "masks"] = stack.enter_context(MaskImages(out / "masks"))
-    write_atomic(
-        log, ""
-    )  # a second run begins anew, like its overlay; last, for what cannot be opened leaves it as it was
-    lines = stack.enter_context(JsonLines(log))
-    if isinstance(source, LiveSource):
-        source.on_event = _told(source.on_event, lines.write_event)
-    return {log: lines, **sinks}
+        path = out / ("evidence" if options.only_finds else "overlay.mp4")
+        sinks.add(path, _video(path, rate, road, options, beginning, sinks.write_event))
+    for path, sink in _images(out, rate, road, options, beginning).items():
+        sinks.add(path, sink)
+    beginning.settle()
+    cameras = {camera.name: camera for camera in road.parts}
+    dropped = (lambda source: cameras[source].dropped) if live else None
+    log = JsonLines(out / LOG, boxes=options.boxes, contours=options.contours, rle=options.rle, dropped=dropped)
+    sinks.add(out / LOG, log)
+    if isinstance(road, LiveSource):
+        road.on_event = told(road.on_event, sinks.write_event)
+        beginning.tell(road.name, sinks.write_event)
+    return sinks
 
 
-def _told(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+def _video(
+    path: Path,
+    rate: float,
+    road: CountedSource,
+    options: OutputOptions,
+    beginning: Beginning,
+    tell: Callable[[Event], None],
+) -> Sink:
+    """The overlay video, or the clips of what was found."""
+    from edgecrack.runtime import Evidence, LiveSource, OverlayVideo
+
+    sources = [part.name for part in road.parts]
+    room = _room(path.parent, options, tell)
+    if options.only_finds:
+        longest = options.segment or _SEGMENT
+        return Evidence(path, rate, share=options.min_crack_share, longest=longest, sources=sources, room=room)
+    segment = options.segment or (_SEGMENT if isinstance(road, LiveSource) or room else None)
+    return OverlayVideo(path, rate, segment=segment, sources=sources, resume=beginning.is_resumed, room=room)
+
+
+def _room(out: Path, options: OutputOptions, tell: Callable[[Event], None]) -> Room | None:
+    from edgecrack.runtime.recording import Room
+
+    if options.keep_gb is None:
+        return None
+    return Room(1e9 * options.keep_gb, out, ("overlay*.mp4", "evidence/**/*.mp4", "evidence/**/*.jpg"), tell)
+
+
+def _images(
+    out: Path, rate: float | None, road: CountedSource, options: OutputOptions, beginning: Beginning
+) -> dict[Path, Sink]:
+    """The folders of overlays, where the source is no video, and of masks."""
+    from edgecrack.runtime import MaskImages, OverlayImages
+    from edgecrack.runtime.evidence import OnlyFinds
+
+    sources = [part.name for part in road.parts]
+    folders: list[OverlayImages | MaskImages] = []
+    if options.overlay and not rate:
+        folders.append(OverlayImages(out / "overlay", sources=sources))
+    if options.masks:
+        folders.append(MaskImages(out / "masks", sources=sources))
+    if beginning.is_resumed:
+        for folder in folders:
+            folder.resume(beginning.images)
+    share = options.min_crack_share
+    return {folder.folder: OnlyFinds(folder, share) if options.only_finds else folder for folder in folders}
+
+
+def told(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
     """One listener for all of them."""
 
     def listen(event: Event) -> None:

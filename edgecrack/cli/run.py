@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
-from edgecrack.cli.outputs import account_of, open_sinks
+from edgecrack.cli.outputs import OutputOptions, account_of, open_sinks
+from edgecrack.cli.resuming import Beginning, record_of
 
 if TYPE_CHECKING:
-    from edgecrack.runtime import CrackDetector, Sink
+    from edgecrack.runtime import CrackDetector, Sinks
     from edgecrack.runtime.sources import CountedSource
 
 SOURCE = (
     "An image, a folder of images, a quoted pattern or a video; or a camera: 0, /dev/video0, rtsp://, http://, udp://, "
     "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input). Several times: cameras together, or "
     "files one after the other."
+)
+SAVE_WHEN = (
+    "always, or cracks: in place of the overlay, clips from 2 s before to 2 s after each find and an image for each second "
+    "of it; masks of finds only."
 )
 
 
@@ -38,6 +43,23 @@ def run(
     ] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Put the box around each crack into the log.")] = False,
+    contours: Annotated[bool, typer.Option("--contours", help="Put the contour of each crack into the log.")] = False,
+    rle: Annotated[bool, typer.Option("--rle", help="Put the masks into the log, as COCO's RLE.")] = False,
+    save_when: Annotated[str, typer.Option(help=SAVE_WHEN)] = "always",
+    min_crack_share: Annotated[
+        float, typer.Option(help="With --save-when cracks, the share of a frame that makes it a find.")
+    ] = 0.001,
+    segment: Annotated[
+        float | None,
+        typer.Option(help="Seconds of a video file, after which a further one is begun; by default 300 for cameras."),
+    ] = None,
+    keep_gb: Annotated[
+        float | None, typer.Option(help="Gigabytes of video to keep: the oldest files are deleted. By default none is.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was killed, from where its log ends.")
+    ] = False,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT to ask of a V4L2 or CSI camera.")] = None,
     rate: Annotated[float | None, typer.Option(help="Frames a second to ask of a V4L2 or CSI camera.")] = None,
     codec: Annotated[str | None, typer.Option(help="Format to ask of a V4L2 camera, such as MJPG.")] = None,
@@ -59,7 +81,7 @@ def run(
     from contextlib import ExitStack
 
     from edgecrack.cli.stopping import stoppable
-    from edgecrack.runtime import SourceOptions, open_source
+    from edgecrack.runtime import SourceOptions
     from edgecrack.runtime.connections import described
     from edgecrack.spec import FrameSpec
 
@@ -76,18 +98,31 @@ def run(
         drop=not no_drop,
         max_reconnects=max_reconnects,
     )
+    outputs = OutputOptions(
+        masks=masks,
+        overlay=overlay,
+        boxes=boxes,
+        contours=contours,
+        rle=rle,
+        save_when=save_when,
+        min_crack_share=min_crack_share,
+        segment=segment,
+        keep_gb=keep_gb,
+    )
     if dry_run:
         typer.echo("\n".join(described(each, options) for each in source))
         return
     detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
     with detector, ExitStack() as stack:
-        road = stack.enter_context(open_source(source, options))
-        sinks = open_sinks(stack, road, out, masks=masks, overlay=overlay)
+        beginning = Beginning.of(out, record_of(model, detector, source, options), resume=resume)
+        road = beginning.open_source(stack, source, options)
+        sinks = open_sinks(stack, road, out, outputs, beginning)
         with stoppable(road.stop):
             _run(detector, road, sinks)
+    sinks.check()
 
 
-def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) -> None:
+def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks) -> None:
     """Take `road` through `detector` into `sinks`, and say what became of its frames, also when it breaks off."""
     from collections import Counter
     from contextlib import closing
@@ -111,8 +146,7 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
                 console=terminal,
                 disable=not terminal.is_terminal,
             ):
-                for sink in sinks.values():
-                    sink.write(frame, detection)
+                sinks.write(frame, detection)
                 processed[frame.source] += 1
                 crack += detection.crack_pixels
                 pixels += detection.mask.size
@@ -126,4 +160,6 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: dict[Path, Sink]) 
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
     typer.echo(str(account_of(road, sinks, processed)))
-    typer.echo(f"written: {', '.join(map(str, sinks))}")
+    typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost)}")
+    for name in sinks.lost:
+        typer.echo(f"not written to the end: {name}")

@@ -6,10 +6,13 @@ from edgecrack.runtime.backends.engine import open_engine
 from edgecrack.runtime.camera import Camera
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
+from edgecrack.runtime.evidence import Evidence
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import Event, LiveSource
+from edgecrack.runtime.log import JsonLines
 from edgecrack.runtime.options import SourceOptions
-from edgecrack.runtime.sinks import JsonLines, MaskImages, OverlayImages, OverlayVideo, Sink
+from edgecrack.runtime.recording import OverlayVideo
+from edgecrack.runtime.sinks import MaskImages, OverlayImages, Sink, Sinks
 from edgecrack.runtime.sources import Source, open_source
 from edgecrack.runtime.video import VideoWriter
 
@@ -20,6 +23,7 @@ __all__ = [
     "CrackDetector",
     "Detection",
     "Event",
+    "Evidence",
     "Frame",
     "JsonLines",
     "LiveSource",
@@ -27,6 +31,7 @@ __all__ = [
     "OverlayImages",
     "OverlayVideo",
     "Sink",
+    "Sinks",
     "Source",
     "SourceOptions",
     "VideoWriter",

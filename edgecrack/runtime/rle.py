@@ -15,7 +15,8 @@ def rle_of(mask: NDArray[np.bool_]) -> dict[str, object]:
     columns = cv2.transpose(mask.view(np.uint8)).ravel()
     changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
     starts = [0] if columns[0] else []  # COCO's first run is of background, and may be empty
-    counts = np.diff(np.concatenate([[0], starts, changes, [columns.size]]).astype(np.int64))
+    ends = np.concatenate([starts, changes, [columns.size]]).astype(np.int64)
+    counts = ends - np.concatenate([[0], ends[:-1]])
     return {"size": [height, width], "counts": _packed(counts)}
 
 

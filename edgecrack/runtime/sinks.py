@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgecrack.errors import SourceError
-from edgecrack.images import IMAGE_SUFFIXES, write_image
+from edgecrack.images import write_image
 from edgecrack.runtime.account import Account
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event, iso_time
-from edgecrack.runtime.video import VideoWriter
+from edgecrack.runtime.live import Event
+from edgecrack.runtime.recording import Labels, is_image, make_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+_log = logging.getLogger("edgecrack")
+
+
+@runtime_checkable
 class Sink(Protocol):
     """Takes frames with their detections, in order; leaving the `with` block closes it."""
 
@@ -33,102 +37,115 @@ class Sink(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-class JsonLines(Closing):
-    """One line of JSON a frame: index, source, time in seconds or null, and `Detection.to_json`.
-
-    Frames of a camera have `utc` too, when they came, and `age`, the seconds until they were written. What happened to a
-    camera has a line with "event". Lines are only ever added, each in the file before the next frame comes; a file that
-    exists is gone on with.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises SourceError when the file cannot be opened for writing."""
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
-
-    def write(self, frame: Frame, detection: Detection) -> None:
-        """Add one line. Raises SourceError when the disk is full."""
-        place: dict[str, object] = {"index": frame.index, "source": frame.source, "time": frame.captured_at}
-        if frame.utc is not None and frame.monotonic is not None:
-            place |= {"utc": iso_time(frame.utc), "age": round(time.monotonic() - frame.monotonic, 4)}
-        self._add({**place, **detection.to_json()})
+@runtime_checkable
+class EventSink(Sink, Protocol):
+    """A sink that is told what happens too."""
 
     def write_event(self, event: Event | Account) -> None:
-        """Add what happened to a camera, or what became of its frames. Raises SourceError when the disk is full."""
-        self._add(event.to_json())
-
-    def _add(self, entry: Mapping[str, object]) -> None:
-        line = json.dumps(entry).encode() + b"\n"
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # a full disk takes a part first
-                self._file.truncate(self._file.tell() - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise SourceError(f"cannot write {self.path}: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._file.close()
+        """Add what happened to a camera or to what is written, or what became of the frames. Raises SourceError."""
 
 
-class OverlayVideo(Closing):
-    """A video of the frames with their cracks drawn in; see `VideoWriter` for the format.
+class Sinks(Closing):
+    """Several sinks as one. One that cannot be written any more is left out, and the others go on.
 
-    Frames of a camera are shown for as long as they lasted, and where their size changes a further file is begun:
-    NAME-2.mp4, NAME-3.mp4 ...
+    That is one that raises SourceError: its disk is full or gone. It is closed, and a warning and an event,
+    "left out", say so; what else a sink raises ends the run, as it is a bug. A sink that blocks holds up the run: of a camera
+    newer frames take the place of those that wait meanwhile.
+
+    Attributes:
+        lost: why each sink that was left out was, by its name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: float) -> None:
-        """`rate` in frames a second. Raises MissingDependency, SourceError or SpecError."""
-        self.path = Path(path)
-        self._rate = rate
-        self._video = VideoWriter(path, rate)
-        self._files = 1
-        self._size: tuple[int, ...] | None = None
+    def __init__(self) -> None:
+        self.lost: dict[str, str] = {}
+        self._sinks: dict[str, Sink] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sinks, in order, also of those that were left out."""
+        return list(self._sinks)
+
+    def add(self, name: str | os.PathLike[str], sink: Sink) -> None:
+        """Take over a sink, by custom named by the file or folder that it writes; frames come to it last."""
+        self._sinks[os.fspath(name)] = sink
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Add one frame.
+        """Add one frame to each sink that was not left out."""
+        for name, sink in self._left():
+            try:
+                sink.write(frame, detection)
+            except SourceError as error:
+                self._leave_out(name, sink, error)
 
-        Raises SourceError when it cannot be written, FrameError when its size is not the first's in a file.
-        """
-        size, live = frame.image.shape[:2], frame.monotonic is not None
-        if live and self._size not in (None, size):
-            self._begin_next()
-        self._size = size
-        self._video.write(detection.plot(frame.image), frame.captured_at if live else None)
-
-    def _begin_next(self) -> None:
-        self._video.close()
-        self._files += 1
-        self._video = VideoWriter(self.path.with_stem(f"{self.path.stem}-{self._files}"), self._rate)
+    def write_event(self, event: Event | Account) -> None:
+        """Tell the sinks that take events."""
+        for name, sink in self._left():
+            if isinstance(sink, EventSink):
+                try:
+                    sink.write_event(event)
+                except SourceError as error:
+                    self._leave_out(name, sink, error)
 
     def close(self) -> None:
-        """Finish the file; a second call does nothing. Raises SourceError."""
-        self._video.close()
+        """Close them, the last one first; a second call does nothing."""
+        for name, sink in reversed(self._left()):
+            try:
+                sink.__exit__()
+            except SourceError as error:
+                self._leave_out(name, sink, error)
+
+    def check(self) -> None:
+        """Raise SourceError where one was left out."""
+        if self.lost:
+            raise SourceError("; ".join(self.lost.values()))
+
+    def _left(self) -> list[tuple[str, Sink]]:
+        return [(name, sink) for name, sink in self._sinks.items() if name not in self.lost]
+
+    def _leave_out(self, name: str, sink: Sink, error: SourceError) -> None:
+        self.lost[name] = str(error)
+        _log.warning("%s; going on without it", error)
+        with suppress(SourceError):
+            sink.__exit__()
+        self.write_event(Event("left out", name, time.time(), {"reason": str(error)}))
 
 
 class _Folder(Closing):
-    """Images named by the stem of their source, or by index where many frames share a source or sources a stem."""
+    """Images named by the stem of their source, or by index where many frames share a source or sources a stem.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Raises SourceError when the folder cannot be made."""
+    Of several sources each that is not of image files has a folder of its own.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, sources: Sequence[str] = ()) -> None:
+        """`sources` are the names of all where there are several. Raises SourceError when the folder cannot be made."""
         self.folder = Path(folder)
-        self._taken: set[str] = set()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SourceError(f"cannot write into {folder}: {error.strerror or error}") from error
+        self._labels = Labels(sources)
+        self._taken: set[str] = set()  # by image files
+        make_folder(self.folder)
+
+    def resume(self, images: Iterable[tuple[int, str]]) -> None:
+        """Go on after image files of these numbers and names, so that names are chosen as if this were one run.
+
+        What a kill left half-written is removed.
+        """
+        for number, source in images:
+            self._name(number, source)
+        for left in self.folder.rglob(".????????.*"):
+            left.unlink(missing_ok=True)
+
+    def _path(self, frame: Frame, suffix: str) -> Path:
+        folder = self.folder / self._labels.of(frame)
+        if folder != self.folder:
+            make_folder(folder)
+        return folder / f"{self._stem(frame)}{suffix}"
 
     def _stem(self, frame: Frame) -> str:
-        source = Path(frame.source)
-        stem = source.stem if source.suffix.lower() in IMAGE_SUFFIXES else f"{frame.index:06d}"
-        if stem in self._taken:
-            stem = f"{stem}-{frame.index:06d}"
+        return self._name(frame.index, frame.source) if is_image(frame) else f"{frame.index:06d}"
+
+    def _name(self, number: int, source: str) -> str:
+        plain = stem = Path(source).stem
+        while stem in self._taken:
+            stem = f"{plain}-{number:06d}" if stem == plain else f"{stem}-2"
         self._taken.add(stem)
         return stem
 
@@ -138,7 +155,7 @@ class OverlayImages(_Folder):
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one image, whole or not at all. Raises SourceError."""
-        write_image(self.folder / f"{self._stem(frame)}.jpg", detection.plot(frame.image))
+        write_image(self._path(frame, ".jpg"), detection.plot(frame.image))
 
 
 class MaskImages(_Folder):
@@ -146,4 +163,4 @@ class MaskImages(_Folder):
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one mask, whole or not at all. Raises SourceError."""
-        detection.save(self.folder / f"{self._stem(frame)}.png")
+        detection.save(self._path(frame, ".png"))

@@ -1,4 +1,4 @@
-"""Writing H.264 that a browser plays and that stays readable when the process dies."""
+"""Writing H.264 that a browser plays and that stays readable when the process dies or the power is cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgecrack.errors import MissingDependency, SourceError, SpecError
 from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.disk import DurableFile, unwritable
 from edgecrack.spec import FrameSpec, check_frame
 
 if TYPE_CHECKING:
@@ -23,55 +24,63 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _TICK = Fraction(1, 1000)  # seconds; what frames with a time are placed by
-_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+_FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
-class VideoWriter(Closing):
-    """H.264 (yuv420p) in a fragmented MP4, about one fragment a second: all but the last one survives the process.
+class Bytes(Protocol):
+    """Where a video goes."""
 
-    Sides that are odd grow by one pixel, as the format wants them even.
+    path: Path
+
+    def write(self, data: bytes) -> int:
+        """Take all of `data`; its length. Raises OSError."""
+
+    def close(self) -> None:
+        """Take what was written as all of it. Raises OSError."""
+
+
+class VideoEncoder(Closing):
+    """H.264 (yuv420p) in an MP4 of one fragment a frame, so that each is readable once the next is written.
+
+    A key frame comes every second. Sides that are odd grow by one pixel, as the format wants them even.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: float, *, quality: int = 23) -> None:
-        """`rate` in frames a second; `quality` is x264's CRF, 0 (lossless) to 51.
-
-        Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for a rate that
-        cannot be.
-        """
-        if not 0.01 <= rate <= 1000:
-            raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
-        self.path = Path(path)
-        self._rate = Fraction(rate).limit_denominator(1001)  # 30000/1001, as cameras count
+    def __init__(self, target: Bytes, rate: float, *, quality: int = 23) -> None:
+        """Write into `target`, and close it at the end; see `VideoWriter`."""
+        self._rate = check_rate(rate)
         self._quality = quality
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
         self._begun: float | None = None  # the time of the first frame, where frames have one
-        self._last, self._key = -1, 0  # ticks of the last frame and of the last that begins a fragment
-        self._file: OutputContainer | None
-        self._file, self._disk = _open(self.path)
+        self._last, self._key = -1, 0  # ticks of the last frame and of the last key frame
+        self._target = target
+        self._file: OutputContainer | None = _container(target)
 
-    def write(self, image: NDArray[np.uint8], time: float | None = None) -> None:
+    def write(self, image: NDArray[np.uint8], time: float | None = None, *, key: bool = False) -> bool:
         """Add uint8 (H, W, 3) BGR, of the same size as the first, shown from `time` in seconds or at the rate's pace.
 
-        Of one video all frames have a time or none. Raises FrameError for another size or type, SourceError when it cannot
-        be written.
+        Returns whether it is a key frame, as it is with `key`. Of one video all frames have a time or none.
+        Raises FrameError for another size or type, SourceError when it cannot be written.
         """
         check_frame(image)
         if self._file is None:
-            raise SourceError(f"cannot write {self.path}: it is closed")
+            raise SourceError(f"cannot write {self._target.path}: it is closed")
         if self._stream is None or self._frame is None:
             self._frame = FrameSpec(*image.shape[:2])
             self._stream = self._start(self._file, self._frame, time)
         self._frame.check(image)
         picture = _picture(image)
+        if key:
+            picture.pict_type = 1  # FFmpeg's AV_PICTURE_TYPE_I
         if time is not None:
             self._place(picture, time)
         with self._writing(self._file):
-            self._file.mux(self._stream.encode(picture))
-            self._disk.flush()
+            packets = self._stream.encode(picture)
+            self._file.mux(packets)
+        return any(packet.is_keyframe for packet in packets)
 
     def close(self) -> None:
-        """Finish the file; a second call does nothing. Raises SourceError when its end cannot be written."""
+        """Finish the video; a second call does nothing. Raises SourceError when its end cannot be written."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -79,15 +88,15 @@ class VideoWriter(Closing):
             if self._stream:
                 file.mux(self._stream.encode(None))
             file.close()
-            self._disk.close()
+            self._target.close()
 
     def _place(self, picture: VideoFrame, time: float) -> None:
-        """Give `picture` its time, and make it the first of a fragment where that is a second old."""
+        """Give `picture` its time, and make it a key frame where the last one is a second old."""
         self._begun = time if self._begun is None else self._begun
         self._last = max(self._last + 1, round((time - self._begun) / _TICK))  # two frames cannot have one time
         picture.pts, picture.time_base = self._last, _TICK
         if self._last - self._key >= 1 / _TICK:
-            picture.pict_type, self._key = 1, self._last  # 1: FFmpeg's AV_PICTURE_TYPE_I
+            picture.pict_type, self._key = 1, self._last
 
     def _start(self, file: OutputContainer, frame: FrameSpec, time: float | None) -> VideoStream:
         # zerolatency: no frames held back, so that what was given is soon in the file.
@@ -106,23 +115,49 @@ class VideoWriter(Closing):
             yield
         except OSError as error:
             self._file = None  # the fragments so far are whole; nothing can follow them
-            for end in (file, self._disk):
+            for end in (self._target, file):
                 with suppress(OSError):
                     end.close()
-            raise SourceError(f"cannot write {self.path}: {error.strerror or error}") from error
+            if isinstance(error, SourceError):
+                raise
+            raise unwritable(self._target.path, error) from error
 
 
-def _open(path: Path) -> tuple[OutputContainer, BinaryIO]:
+class VideoWriter(VideoEncoder):
+    """A video file, as `VideoEncoder` makes it: a kill loses its last frame, a power cut the last second and that frame."""
+
+    def __init__(self, path: str | os.PathLike[str], rate: float, *, quality: int = 23) -> None:
+        """`rate` in frames a second; `quality` is x264's CRF, 0 (lossless) to 51.
+
+        Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for a rate that
+        cannot be.
+        """
+        check_rate(rate)
+        require_av()
+        self.path = Path(path)
+        super().__init__(DurableFile(path, anew=True), rate, quality=quality)
+
+
+def check_rate(rate: float) -> Fraction:
+    """`rate` in frames a second as cameras count, such as 30000/1001. Raises SpecError for one that cannot be."""
+    if not 0.01 <= rate <= 1000:
+        raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
+    return Fraction(rate).limit_denominator(1001)
+
+
+def require_av() -> None:
+    """Raise MissingDependency where there is no PyAV."""
     try:
-        import av
+        import av  # noqa: F401
     except ImportError as error:
         raise MissingDependency("writing a video needs PyAV; pip install edgecrack[video]") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk = path.open("wb")  # not FFmpeg's own, which keeps silent when the last write fails
-    except OSError as error:
-        raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
-    return av.open(disk, "w", format="mp4", options=_FRAGMENTED), disk
+
+
+def _container(target: Bytes) -> OutputContainer:
+    import av
+
+    # Through our own file and not FFmpeg's, which keeps silent when the last write fails.
+    return av.open(target, "w", format="mp4", options=_FRAGMENTED)
 
 
 def _picture(image: NDArray[np.uint8]) -> VideoFrame:

@@ -55,7 +55,7 @@ def names(folder):
 
 def test_a_video_gives_an_overlay_video_and_a_log(edgecrack, video, tmp_path):
     done = edgecrack("--source", video, "--out", tmp_path / "out")
-    assert names(tmp_path / "out") == ["log.jsonl", "overlay.mp4"]
+    assert names(tmp_path / "out") == ["log.jsonl", "overlay.mp4", "run.json"]
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as file:
         assert file.streams.video[0].average_rate == 12.5
         assert len(list(file.decode(video=0))) == 20
@@ -66,13 +66,13 @@ def test_a_video_gives_an_overlay_video_and_a_log(edgecrack, video, tmp_path):
     assert first.endswith("a second end to end on openvino")
     assert second == "55.000 % of the pixels are crack at threshold 0.4"
     assert third == "20 frames came: 20 processed, 0 dropped, 0 failed"
-    assert fourth == f"written: {tmp_path / 'out' / 'log.jsonl'}, {tmp_path / 'out' / 'overlay.mp4'}"
+    assert fourth == f"written: {tmp_path / 'out' / 'overlay.mp4'}, {tmp_path / 'out' / 'log.jsonl'}"
     assert done.stderr == ""  # no bar where there is no terminal
 
 
 def test_a_folder_gives_a_folder(edgecrack, folder, tmp_path):
     edgecrack("--source", folder, "--out", tmp_path / "out", "--masks", "--threshold", 0.6, "--backend", "onnxruntime")
-    assert names(tmp_path / "out") == ["log.jsonl", "masks", "overlay"]
+    assert names(tmp_path / "out") == ["log.jsonl", "masks", "overlay", "run.json"]
     assert names(tmp_path / "out" / "overlay") == [f"photo{index}.jpg" for index in range(3)]
     assert names(tmp_path / "out" / "masks") == [f"photo{index}.png" for index in range(3)]
     for index in range(3):
@@ -83,7 +83,7 @@ def test_a_folder_gives_a_folder(edgecrack, folder, tmp_path):
 
 def test_the_overlay_can_be_left_out(edgecrack, video, tmp_path):
     edgecrack("--source", video, "--out", tmp_path / "out", "--no-overlay")
-    assert names(tmp_path / "out") == ["log.jsonl"]
+    assert names(tmp_path / "out") == ["log.jsonl", "run.json"]
 
 
 def test_a_second_run_begins_its_log_anew(edgecrack, folder, tmp_path):
@@ -123,7 +123,7 @@ from pathlib import Path
 from edgecrack.cli.run import run
 model, source, out = sys.argv[1:]
 try:
-    run(Path(model), source, Path(out))
+    run(Path(model), [source], Path(out))
 except KeyboardInterrupt:
     sys.exit(130)
 """

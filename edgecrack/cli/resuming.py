@@ -1,0 +1,193 @@
+"""Where a run begins: at the first frame, or after the last one that the log of a killed run has; not a verb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from edgecrack.runtime import CrackDetector, Event, SourceOptions
+    from edgecrack.runtime.sources import CountedSource
+
+_LOG, _RECORD = "log.jsonl", "run.json"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run begins, and what it is.
+
+    Attributes:
+        out: the folder of the results.
+        record: what the run is: another with the same record can go on with it. It is kept in run.json.
+        is_resumed: whether there is a log that is gone on with.
+        done: how many of the sources are done with.
+        first: the number of the first frame to come, of the first source that is not, or of the cameras.
+        images: the numbers and names of the image files that the log has.
+    """
+
+    out: Path
+    record: Mapping[str, Any]
+    is_resumed: bool = False
+    done: int = 0
+    first: int = 0
+    images: Sequence[tuple[int, str]] = field(default=())
+
+    @classmethod
+    def of(cls, out: Path, record: Mapping[str, Any], *, resume: bool) -> Beginning:
+        """Where the run that `record` is of begins in `out`: after the log that is there with `resume`, else at 0.
+
+        Raises SpecError, with `resume`, for a log of another run, and without for one of cameras, as those frames cannot be
+        had again; SourceError for a log that cannot be read.
+        """
+        from edgecrack.errors import SpecError
+
+        log = out / _LOG
+        if not log.is_file() or not log.stat().st_size:
+            return cls(out, record)
+        before = _read(out / _RECORD)
+        if not resume:
+            if before and before.get("live"):
+                raise SpecError(
+                    f"{log} is of cameras, whose frames cannot be had again: give --resume to go on with it, or another --out"
+                )
+            return cls(out, record)
+        _check_same(log, before, record)
+        if record["live"]:
+            return cls(out, record, True, first=_next_number(log))
+        return _after(log, cls(out, record, True))
+
+    def settle(self) -> None:
+        """Begin the log anew, and keep the record, unless they are gone on with. Raises SourceError."""
+        import json
+
+        from edgecrack.files import write_atomic
+
+        if self.is_resumed:
+            return
+        try:
+            (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
+        except OSError as error:
+            from edgecrack.errors import SourceError
+
+            raise SourceError(f"cannot write {self.out / _LOG}: {error.strerror or error}") from error
+        write_atomic(self.out / _RECORD, json.dumps(self.record, indent=1) + "\n")
+
+    def open_source(self, stack: ExitStack, sources: Sequence[str], options: SourceOptions) -> CountedSource:
+        """What is left of `sources`; `stack` closes it. Raises SourceError, SpecError for images that are others now."""
+        from dataclasses import replace
+
+        from edgecrack.runtime import open_source
+
+        if not self.first:
+            return stack.enter_context(open_source(sources[self.done :], options))
+        firsts = [self.first, *[self.first if self.record["live"] else 0] * len(sources)]
+        left = [
+            stack.enter_context(open_source(source, replace(options, first=first)))
+            for source, first in zip(sources[self.done :], firsts, strict=False)
+        ]
+        _check_images(left[0], self.images)
+        return stack.enter_context(open_source(left))
+
+    def tell(self, name: str, listen: Callable[[Event], None]) -> None:
+        """Of cameras, say from which number on the log was gone on with."""
+        import time
+
+        from edgecrack.runtime import Event
+
+        if self.is_resumed:
+            listen(Event("resumed", name, time.time(), {"first": self.first}))
+
+
+def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], options: SourceOptions) -> dict[str, Any]:
+    """What a run is, without passwords: with the same model on the same sources it gives the same frames the same lines."""
+    import hashlib
+
+    from edgecrack.runtime.address import redacted, scheme_of
+
+    return {
+        "sources": [redacted(source) if scheme_of(source) else source for source in sources],
+        "bytes": [Path(source).stat().st_size if Path(source).is_file() else None for source in sources],
+        "live": any(scheme_of(source) for source in sources),
+        "model": detector.spec.name,
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "threshold": detector.threshold,
+        "tile": detector.tile,
+        "roi": detector.roi,
+        **{name: getattr(options, name) for name in ("flip", "loop", "start", "end", "every")},
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    import json
+
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _check_same(log: Path, before: Mapping[str, Any] | None, record: Mapping[str, Any]) -> None:
+    from edgecrack.errors import SpecError
+
+    if before is None:
+        raise SpecError(f"{log} has no readable {_RECORD} beside it, which says what it is of; give another --out")
+    for name, value in record.items():
+        if before.get(name) != value:
+            raise SpecError(
+                f"{log} is of another run: {name} was {before.get(name)!r} and is {value!r}; "
+                "give the same again, or another --out"
+            )
+
+
+def _next_number(log: Path) -> int:
+    """One more than the highest number that a frame of a camera has."""
+    from edgecrack.runtime.log import entries
+
+    return 1 + max((entry.get("index", entry.get("last", -1)) for entry in entries(log)), default=-1)
+
+
+def _after(log: Path, beginning: Beginning) -> Beginning:
+    """Where to go on after the frames of files in `log`, of which each has its line, in order."""
+    from dataclasses import replace
+
+    from edgecrack.errors import SpecError
+    from edgecrack.images import IMAGE_SUFFIXES
+    from edgecrack.runtime.log import entries
+
+    every, sources = beginning.record["every"], len(beginning.record["sources"])
+    done, expected = 0, 0
+    images: list[tuple[int, str]] = []
+    for entry in entries(log):
+        if "event" in entry:
+            continue
+        if entry["index"] == 0 and expected and done + 1 < sources:
+            done, expected = done + 1, 0
+        if entry["index"] != expected:
+            raise SpecError(
+                f"{log} has frame {entry['index']} where {expected} was to come: it was changed; give another --out"
+            )
+        expected += every
+        if Path(entry["source"]).suffix.lower() in IMAGE_SUFFIXES:
+            images.append((entry["index"], entry["source"]))
+    return replace(beginning, done=done, first=expected, images=images)
+
+
+def _check_images(source: CountedSource, images: Sequence[tuple[int, str]]) -> None:
+    """Hold the images that were done to those that are there; they are the last of `images` up to its last 0."""
+    from edgecrack.errors import SpecError
+    from edgecrack.runtime.sources import ImageSource
+
+    if not isinstance(source, ImageSource):
+        return
+    for number, name in reversed(images):
+        there = str(source.paths[number % len(source.paths)])
+        if there != name:
+            raise SpecError(f"image {number} of {source.name} was {name} and is {there} now; give another --out")
+        if number == 0:
+            return

@@ -1,0 +1,271 @@
+"""Clips and images of what was found, and of nothing else, so that a day fits on a card."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import SpecError
+from edgecrack.images import write_image
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.detection import Detection
+from edgecrack.runtime.disk import DurableFile
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.recording import Labels, Room, make_folder
+from edgecrack.runtime.sinks import Sink
+from edgecrack.runtime.video import VideoEncoder, check_rate, require_av
+
+_IMAGE_EVERY = 1.0  # seconds of a find for which there is one image
+
+
+class Evidence(Closing):
+    """A folder of clips, from `roll` seconds before a find to as long after it, and of images of what was found.
+
+    Both are named by the number of a frame: a clip, with the cracks drawn in, by that of the find it begins for, an image,
+    as the camera gave it, by its own; of each second of a find it is the frame with the most crack. Finds whose clips would
+    overlap share one. Of several sources each has a folder of its own.
+
+    Frames are encoded once, and what was encoded of the last seconds is kept in memory: some megabytes a source.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        rate: float,
+        *,
+        share: float = 0.0,
+        roll: float = 2.0,
+        longest: float = 300.0,
+        sources: Sequence[str] = (),
+        room: Room | None = None,
+    ) -> None:
+        """`rate` in frames a second; a find is a frame with crack, of which it takes `share` (0..1) of the pixels or more.
+
+        `longest` is the seconds after which a clip is gone on with in another, `sources` are the names of all where there
+        are several, `room` limits what all clips take. Raises MissingDependency, SourceError or SpecError.
+        """
+        check_rate(rate)
+        require_av()
+        self.folder = Path(folder)
+        self._share = check_share(share)
+        self._rate, self._roll, self._longest, self._room = rate, roll, longest, room
+        self._labels = Labels(sources)
+        self._watches: dict[str, _Watch] = {}
+        make_folder(self.folder)
+
+    def write(self, frame: Frame, detection: Detection) -> None:
+        """See one frame. Raises SourceError when what is to be kept cannot be written."""
+        label = self._labels.of(frame)
+        if label not in self._watches:
+            make_folder(self.folder / label)
+            self._watches[label] = _Watch(self.folder / label, self._rate, self._roll, self._longest, self._room)
+        self._watches[label].write(frame, detection, is_find(detection, self._share))
+        if self._room:
+            self._room.keep()
+
+    def close(self) -> None:
+        """Finish the clip and the image under way; a second call does nothing. Raises SourceError."""
+        for watch in self._watches.values():
+            watch.close()
+
+
+class OnlyFinds(Closing):
+    """Hands on to another sink the frames with crack, and closes it."""
+
+    def __init__(self, sink: Sink, share: float = 0.0) -> None:
+        """A find is a frame with crack, of which it takes `share` (0..1) of the pixels or more. Raises SpecError."""
+        self._sink = sink
+        self._share = check_share(share)
+
+    def write(self, frame: Frame, detection: Detection) -> None:
+        """Hand on a find; raises what the other sink raises."""
+        if is_find(detection, self._share):
+            self._sink.write(frame, detection)
+
+    def close(self) -> None:
+        """Close the other sink."""
+        self._sink.__exit__()
+
+
+def is_find(detection: Detection, share: float) -> bool:
+    """Whether crack takes `share` of the frame or more, and a pixel at least."""
+    return detection.crack_pixels > 0 and detection.crack_share >= share
+
+
+def check_share(share: float) -> float:
+    """Raise SpecError for a share that cannot be."""
+    if not 0 <= share <= 1:
+        raise SpecError(f"a share of crack is between 0 and 1, got {share!r}")
+    return share
+
+
+class _Piece(NamedTuple):
+    """A frame as it was encoded."""
+
+    time: float
+    is_key: bool
+    data: bytes
+
+
+class _Watch(Closing):
+    """The frames of one source, encoded once: kept for a while, or written where there is a find."""
+
+    def __init__(self, folder: Path, rate: float, roll: float, longest: float, room: Room | None) -> None:
+        self._folder, self._rate, self._roll, self._longest, self._room = folder, rate, roll, longest, room
+        self._encoder: VideoEncoder | None = None
+        self._encoded = _Fragments(folder)
+        self._size: tuple[int, ...] = ()
+        self._count = 0
+        self._under_way: deque[tuple[float, bool]] = deque()  # time and key of what the encoder still has
+        self._past: deque[list[_Piece]] = deque()  # from key frame to key frame
+        self._clip: _Clip | None = None
+        self._begun = self._until = 0.0  # of the clip
+        self._image = _BestImage(folder)
+
+    def write(self, frame: Frame, detection: Detection, found: bool) -> None:
+        time = None if frame.monotonic is None else frame.captured_at
+        now = self._count / self._rate if time is None else time
+        self._count += 1
+        self._encode(detection.plot(frame.image), time, now, found)
+        if found:
+            self._until = now + self._roll
+            if self._clip is None:
+                self._begin(frame.index, now)
+        self._image.see(frame, now, detection.crack_share if found else 0.0)
+
+    def _encode(self, image: NDArray[np.uint8], time: float | None, now: float, found: bool) -> None:
+        if self._encoder is None or image.shape != self._size:
+            self._finish()
+            self._encoded, self._size = _Fragments(self._folder), image.shape
+            self._encoder = VideoEncoder(self._encoded, self._rate)
+        # What comes after a clip begins with a key frame, since another clip may begin with it.
+        is_over = self._clip is not None and (now - self._begun >= self._longest or (now > self._until and not found))
+        self._under_way.append((now, self._encoder.write(image, time, key=is_over)))
+        self._take()
+        if is_over:
+            self._end()
+
+    def _take(self) -> None:
+        """Write or keep what the encoder has finished: all frames but the last."""
+        while self._encoded.done:
+            piece = _Piece(*self._under_way.popleft(), self._encoded.done.popleft())
+            if self._clip:
+                self._clip.add(piece)
+            elif piece.is_key or not self._past:
+                self._past.append([piece])
+            else:
+                self._past[-1].append(piece)
+            while len(self._past) > 1 and self._past[0][-1].time < piece.time - self._roll:
+                self._past.popleft()
+
+    def _begin(self, index: int, now: float) -> None:
+        path = self._folder / f"{index:06d}.mp4"
+        self._clip, self._begun = _Clip(path, self._encoded.head), now
+        if self._room:
+            self._room.in_use.add(path)
+        for piece in (piece for group in self._past for piece in group):
+            self._clip.add(piece)
+        self._past.clear()
+
+    def _end(self) -> None:
+        clip, self._clip = self._clip, None
+        if clip:
+            if self._room:
+                self._room.in_use.discard(clip.path)
+            clip.close()
+
+    def _finish(self) -> None:
+        """End the encoder and the clip under way."""
+        encoder, self._encoder = self._encoder, None
+        if encoder:
+            encoder.close()
+            self._take()
+        self._end()
+        self._past.clear()
+        self._under_way.clear()
+
+    def close(self) -> None:
+        self._image.close()
+        self._finish()
+
+
+class _Clip(Closing):
+    """A file of fragments, whose times it counts from its first."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        self.path = path
+        self._file = DurableFile(path, anew=True)
+        self._file.write(head)
+        self._start: int | None = None
+
+    def add(self, piece: _Piece) -> None:
+        place = piece.data.index(b"tfdt") + 8  # 64 bits: when the fragment is shown
+        shown = int.from_bytes(piece.data[place : place + 8], "big")
+        self._start = shown if self._start is None else self._start
+        self._file.write(piece.data[:place] + (shown - self._start).to_bytes(8, "big") + piece.data[place + 8 :])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Fragments:
+    """Takes an MP4 apart as it is written.
+
+    Attributes:
+        head: what each file of fragments begins with.
+        done: the fragments that are whole, each "moof" and "mdat".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.head = b""
+        self.done: deque[bytes] = deque()
+        self._open = bytearray()
+        self._moof = b""
+
+    def write(self, data: bytes) -> int:
+        self._open += data
+        while len(self._open) >= 8 and len(self._open) >= (size := int.from_bytes(self._open[:4], "big")):
+            box = bytes(self._open[:size])
+            del self._open[:size]
+            if box[4:8] in (b"ftyp", b"moov"):
+                self.head += box
+            elif box[4:8] == b"moof":
+                self._moof = box
+            elif box[4:8] == b"mdat":
+                self.done.append(self._moof + box)
+        return len(data)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class _BestImage(Closing):
+    """Writes the frame with the most crack of each second of a find."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._best: tuple[float, Frame] | None = None
+        self._due = 0.0
+
+    def see(self, frame: Frame, now: float, share: float) -> None:
+        if self._best and now >= self._due:
+            self.close()
+        if not share:
+            return
+        if self._best is None:
+            self._due = now + _IMAGE_EVERY
+        if self._best is None or share > self._best[0]:
+            self._best = share, frame
+
+    def close(self) -> None:
+        best, self._best = self._best, None
+        if best:
+            frame = best[1]
+            write_image(self._folder / f"{frame.index:06d}.jpg", np.ascontiguousarray(frame.image[:, :, :3]))

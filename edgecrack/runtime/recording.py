@@ -1,0 +1,202 @@
+"""Videos of what was seen: in segments, numbered, one series a source, within the room they are given."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import SourceError
+from edgecrack.images import IMAGE_SUFFIXES
+from edgecrack.runtime.address import redacted, scheme_of
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.detection import Detection
+from edgecrack.runtime.disk import unwritable
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import Event
+from edgecrack.runtime.video import VideoWriter, check_rate, require_av
+
+_log = logging.getLogger("edgecrack")
+_INTERVAL = 1.0  # seconds between two looks at the room that is taken
+
+
+class Labels:
+    """What is added to the names of a source's files: nothing where there is one source, else its name, fit for a file."""
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        """`sources` are the names of all, where they are known beforehand."""
+        self._labels: dict[str, str] = {}
+        if len(sources) > 1:
+            for source in sources:
+                self._labels[source] = self._label(source)
+
+    def of(self, frame: Frame) -> str:
+        """The label for the source of `frame`; images share the empty one, as each is a source of its own."""
+        if is_image(frame):
+            return ""
+        if frame.source not in self._labels:
+            self._labels[frame.source] = self._label(frame.source) if self._labels else ""
+        return self._labels[frame.source]
+
+    def _label(self, source: str) -> str:
+        name = redacted(source) if scheme_of(source) else Path(source).stem
+        plain = label = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:64] or "source"
+        number = 1
+        while label in self._labels.values():
+            number += 1
+            label = f"{plain}-{number}"
+        return label
+
+
+def is_image(frame: Frame) -> bool:
+    """Whether `frame` is an image file of its own, and not one of many frames of its source."""
+    return frame.monotonic is None and Path(frame.source).suffix.lower() in IMAGE_SUFFIXES
+
+
+class Room:
+    """What videos may take on the disk: the oldest are deleted to keep to it, never one that is being written."""
+
+    def __init__(
+        self, most: float, folder: Path, patterns: Sequence[str], tell: Callable[[Event], None] | None = None
+    ) -> None:
+        """`most` bytes for the files in `folder` that match `patterns`; `tell` is told of each that is deleted."""
+        self._most = most
+        self._folder = folder
+        self._patterns = patterns
+        self._tell = tell
+        self._looked = -_INTERVAL
+        self.in_use: set[Path] = set()
+
+    def keep(self) -> None:
+        """Delete the oldest files until the rest fits. Raises SourceError when one cannot be deleted."""
+        if time.monotonic() - self._looked < _INTERVAL:
+            return
+        self._looked = time.monotonic()
+        found = {path: path.stat() for pattern in self._patterns for path in self._folder.glob(pattern)}
+        taken = sum(stat.st_size for stat in found.values())
+        for path in sorted(found.keys() - self.in_use, key=lambda path: found[path].st_mtime_ns):
+            if taken <= self._most:
+                break
+            try:
+                path.unlink()
+            except OSError as error:
+                raise SourceError(f"cannot delete {path}: {error.strerror or error}") from error
+            taken -= found[path].st_size
+            if self._tell:
+                self._tell(Event("deleted", str(path), time.time()))
+
+
+class OverlayVideo(Closing):
+    """Videos of the frames with their cracks drawn in; see `VideoWriter` for the format.
+
+    Frames of a camera are shown for as long as they lasted. Where their size changes or a segment is full, a further file
+    is begun: NAME-2.mp4, NAME-3.mp4 ... Of several sources each has files of its own: NAME-SOURCE.mp4, NAME-SOURCE-2.mp4 ...
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rate: float,
+        *,
+        segment: float | None = None,
+        sources: Sequence[str] = (),
+        resume: bool = False,
+        room: Room | None = None,
+    ) -> None:
+        """`rate` in frames a second, `segment` in seconds; `sources` are the names of all where there are several.
+
+        With `resume` the files that are there are kept, and the numbers go on after theirs. `room` limits what all of the
+        files take. Raises MissingDependency, SourceError or SpecError.
+        """
+        check_rate(rate)
+        require_av()
+        self.path = Path(path)
+        self._rate, self._segment, self._resume, self._room = rate, segment, resume, room
+        self._labels = Labels(sources)
+        self._series: dict[str, _Series] = {}
+        make_folder(self.path.parent)
+
+    def write(self, frame: Frame, detection: Detection) -> None:
+        """Add one frame. Raises SourceError when it cannot be written."""
+        label = self._labels.of(frame)
+        if label not in self._series:
+            path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
+            self._series[label] = _Series(path, self._rate, self._segment, self._room, last_of(path) * self._resume)
+        time = None if frame.monotonic is None else frame.captured_at
+        self._series[label].write(detection.plot(frame.image), time)
+
+    def close(self) -> None:
+        """Finish the files; a second call does nothing. Raises SourceError."""
+        for series in self._series.values():
+            series.close()
+
+
+class _Series(Closing):
+    """The numbered videos of one source."""
+
+    def __init__(self, path: Path, rate: float, segment: float | None, room: Room | None, last: int) -> None:
+        self._path, self._rate, self._segment, self._room = path, rate, segment, room
+        self._number = last
+        self._video: VideoWriter | None = None
+        self._size: tuple[int, ...] = ()
+        self._begun = 0.0  # the time of the first frame of this file
+        self._count = 0
+
+    def write(self, image: NDArray[np.uint8], time: float | None) -> None:
+        now = self._count / self._rate if time is None else time
+        is_full = self._segment is not None and now - self._begun >= self._segment
+        if self._video is None or image.shape != self._size or is_full:
+            self._begin_next(now, image.shape)
+        assert self._video is not None  # noqa: S101 (for the type checker)
+        self._video.write(image, time)
+        self._count += 1
+        if self._room:
+            self._room.keep()
+
+    def _begin_next(self, now: float, size: tuple[int, ...]) -> None:
+        self.close()
+        self._number += 1
+        path = numbered(self._path, self._number)
+        self._video, self._begun, self._size = VideoWriter(path, self._rate), now, size
+        if self._room:
+            self._room.in_use.add(path)
+
+    def close(self) -> None:
+        video, self._video = self._video, None
+        if video is None:
+            return
+        if self._room:
+            self._room.in_use.discard(video.path)
+        video.close()
+
+
+def numbered(path: Path, number: int) -> Path:
+    """NAME.mp4 for 1, NAME-2.mp4 for 2 ..."""
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def last_of(path: Path) -> int:
+    """The highest number of the files of this name that are there and not empty; 0 where there is none."""
+    pattern = re.compile(rf"{re.escape(path.stem)}(?:-(\d+))?{re.escape(path.suffix)}")
+    found = [0]
+    with suppress(FileNotFoundError):
+        for file in path.parent.iterdir():
+            match = pattern.fullmatch(file.name)
+            if match and file.stat().st_size:
+                found.append(int(match[1] or 1))
+    return max(found)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` where it is missing. Raises SourceError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
