@@ -65,6 +65,7 @@ class CrackDetector(Closing):
         self._place = lru_cache(maxsize=16)(partial(place, spec=self.spec, tile=tile, roi=region))
         self._lock = threading.Lock()
         self._closed = False
+        self._cameras: LiveSource | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -102,7 +103,11 @@ class CrackDetector(Closing):
         Raises SourceError, FrameError, EngineError and SpecError.
         """
         with self._turn(), open_source(source) as frames:
-            yield from self._detections(frames)
+            self._cameras = frames if isinstance(frames, LiveSource) else None
+            try:
+                yield from self._detections(frames)
+            finally:
+                self._cameras = None
 
     def stream_to(self, source: AnySource, *receivers: Callable[[Frame, Detection], object]) -> int:
         """Call each of `receivers`, such as a sink's `write`, with each frame of `source` and its cracks; how many there were.
@@ -125,8 +130,13 @@ class CrackDetector(Closing):
         return CrackDetector(self.backend.clone(), threshold=self._threshold, tile=self.tile, roi=self.roi)
 
     def close(self) -> None:
-        """Let go of the model, after the frame that another thread waits for; a second call does nothing."""
+        """Let go of the model, after the frame that another thread waits for, and of the cameras of an unfinished stream.
+
+        A second call does nothing.
+        """
         self._closed = True
+        if cameras := self._cameras:  # a notebook keeps the stream that it did not finish
+            cameras.close()
         self.backend.close()
 
     def _detections(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detection], None, None]:

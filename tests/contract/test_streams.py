@@ -1,8 +1,10 @@
 """Real streams on loopback: MJPEG over HTTP, MPEG-TS over UDP, RTSP, raw pictures in a pipe."""
 
+import code
 import http.server
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -369,6 +371,55 @@ def test_a_detector_streams_a_camera_and_leaves_no_thread_when_broken_off(camera
         detector.run(np.zeros((48, 64, 3), np.uint8))  # it is free again
     camera.kill()
     assert threading.active_count() <= before
+
+
+CELLS = {
+    "broken off": "for frame, detection in detector.stream(url): break",
+    "an error in the cell": "for frame, detection in detector.stream(url): 1 / 0",
+    "an interrupted cell": "for frame, detection in detector.stream(url): raise KeyboardInterrupt",
+    "forgotten": "stream = detector.stream(url)\nnext(stream)\nstream = None",
+    "a closed stream": "stream = detector.stream(url)\nnext(stream)\nstream.close()",
+    "a closed detector": "stream = detector.stream(url)\nnext(stream)\ndetector.close()",
+    "a with block": "with detector:\n    stream = detector.stream(url)\n    next(stream)",
+    "two cameras": "for frame, detection in detector.stream([url, 'rtsp://127.0.0.1:9/a']): break",
+    "a callback": "detector.stream_to(url, lambda frame, detection: 1 / 0)",
+}
+
+
+@pytest.fixture
+def notebook():
+    """What runs cells as a notebook does: their names stay, and so does the last error with all that it holds."""
+    names = {}
+    interpreter = code.InteractiveInterpreter(names)
+    return names, lambda cell: interpreter.runcode(compile(cell, "cell", "exec"))
+
+
+def cameras_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("edgecrack")]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_of_a_notebook_leaves_no_thread(camera, model, notebook, cell):
+    names, run = notebook
+    names.update(detector=CrackDetector(model), url=camera.url)
+    run(CELLS[cell])
+    assert cameras_threads() == []
+    if cell not in ("a closed detector", "a with block"):
+        run("detector.run(frame.image)" if "frame" in names else "next(detector.stream(url))")  # it is free again
+    assert "busy" not in str(getattr(sys, "last_value", ""))
+    names["detector"].close()
+
+
+def test_ctrl_c_ends_a_cell_that_waits_for_a_silent_camera(camera, model, notebook):
+    names, run = notebook
+    camera.silent = True
+    source = opened(camera.url)
+    names.update(detector=CrackDetector(model), source=source)
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    run("for frame, detection in detector.stream(source): pass")
+    assert sys.last_type is KeyboardInterrupt
+    assert cameras_threads() == []
+    names["detector"].close()
 
 
 def test_a_sink_that_raises_ends_the_stream_and_the_thread(camera, model):
