@@ -24,13 +24,6 @@ if sys.modules.setdefault("openvino_telemetry", cast(Any, None)) is None:
 else:
     import openvino
 
-_OPTIONS = {
-    "INFERENCE_PRECISION_HINT": "f32",  # the default may be bf16, and then answers differ between machines
-    # All cores on one call: a single frame is answered soonest, and a second call that waits in line keeps them busy
-    # while the host prepares the next frame.
-    "NUM_STREAMS": "1",
-}
-
 
 @cache
 def _core() -> openvino.Core:
@@ -38,6 +31,12 @@ def _core() -> openvino.Core:
     memory back, but not the stack, when another thread lets go of it. The next Ctrl-C would then end the process.
     """
     return openvino.Core()
+
+
+def compiled(path: Path, **options: str) -> openvino.CompiledModel:
+    """The model on the CPU; of the default options only the precision is another. Raises what OpenVINO does."""
+    # The default precision may be bf16, and then answers differ between machines.
+    return _core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})
 
 
 class OpenVinoBackend(Calls):
@@ -50,7 +49,9 @@ class OpenVinoBackend(Calls):
         super().__init__(read_spec(path))
         self._path = path
         with library_errors(self.name, f"load {path}"):
-            model = _core().compile_model(str(path), "CPU", _OPTIONS)
+            # All cores on one call: a single frame is answered soonest, and a second call that waits in line keeps them
+            # busy while the host prepares the next frame.
+            model = compiled(path, NUM_STREAMS="1")
             ends = [*model.inputs, *model.outputs]
             check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
             self._requests = [model.create_infer_request() for _ in range(self.depth)]

@@ -1,0 +1,1 @@
+../edgecrack/speed/plain_script.py

@@ -1,0 +1,6 @@
+"""How fast a model runs on this machine, against the most that it could and the script that everybody writes."""
+
+from edgecrack.speed.measure import Speed, Spread, measure
+from edgecrack.speed.report import save_speed, table
+
+__all__ = ["Speed", "Spread", "measure", "save_speed", "table"]

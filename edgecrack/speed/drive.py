@@ -1,0 +1,146 @@
+"""A drive through a source in a process of its own, so that its memory and its share of the processor are its own.
+
+`python -m edgecrack.speed.drive ORDER` is that process: ORDER is the JSON of an `Order`, its answer that of a `Drive`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+from edgecrack.errors import SourceError
+from edgecrack.runtime import CrackDetector, Frame, JsonLines, OverlayVideo, Sink, open_source
+from edgecrack.speed.power import MeanPower
+
+STAGES = ("decode", "preprocess", "net", "postprocess", "log")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to drive.
+
+    Attributes:
+        model: the model file.
+        source: a video or images.
+        frames: how many of it at most.
+        way: "stages" takes frame after frame, each stage by itself; "log" streams them into lines of JSON; "overlay" draws
+            a video as well.
+        backend: as `CrackDetector` takes it.
+        device: as `CrackDetector` takes it.
+    """
+
+    model: str
+    source: str
+    frames: int
+    way: str
+    backend: str = "auto"
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What came of it.
+
+    Attributes:
+        fps: frames a second, from opening the source to the last line; loading the model and a first frame are left out.
+        milliseconds: of each frame: by stage, where "host" is all that is neither decoder nor net; of a stream "end to
+            end", from coming out of the decoder to being written.
+        cpu_share: of all cores, 0..1.
+        peak_memory_mb: the most that the process had resident.
+        power_w: the mean that a Jetson's monitors measured meanwhile; None where there are none.
+    """
+
+    fps: float
+    milliseconds: dict[str, list[float]]
+    cpu_share: float
+    peak_memory_mb: float
+    power_w: float | None
+
+
+def drive(order: Order) -> Drive:
+    """Do it in a process of its own. Raises SourceError with that process's last words when it fails."""
+    command = [sys.executable, "-m", "edgecrack.speed.drive", json.dumps(asdict(order))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SourceError((done.stderr.strip().splitlines() or ["the process that measures failed"])[-1])
+    return Drive(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def driven(order: Order) -> Drive:
+    """Do it in this process. Raises EngineError, FrameError, SourceError and MissingDependency."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        detector = stack.enter_context(CrackDetector(order.model, backend=order.backend, device=order.device))
+        for frame in first_frames(order.source, 1):  # the slowest
+            _ = detector.run(frame.image).crack_pixels
+        sinks: list[Sink] = [stack.enter_context(JsonLines(folder / "log.jsonl"))]
+        if order.way == "overlay":
+            sinks.append(stack.enter_context(OverlayVideo(folder / "overlay.mp4", 30)))
+        take = _one_by_one if order.way == "stages" else _streamed
+        with MeanPower() as power:
+            start, cpu = perf_counter(), process_time()
+            milliseconds = take(detector, first_frames(order.source, order.frames), sinks)
+            seconds, cpu = perf_counter() - start, process_time() - cpu
+    return Drive(
+        fps=max(map(len, milliseconds.values())) / seconds,
+        milliseconds=milliseconds,
+        cpu_share=cpu / seconds / len(os.sched_getaffinity(0)),
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        power_w=power.watts,
+    )
+
+
+def first_frames(source: str, count: int) -> Iterator[Frame]:
+    """The first `count` of a video or of images. Raises SourceError."""
+    with open_source(source) as opened:
+        yield from islice(opened, count)
+
+
+def _streamed(detector: CrackDetector, frames: Iterable[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
+    came: dict[int, float] = {}
+
+    def noted() -> Iterator[Frame]:
+        for frame in frames:
+            came[frame.index] = perf_counter()
+            yield frame
+
+    ages = []
+    with closing(detector.stream(noted())) as stream:
+        for frame, detection in stream:
+            for sink in sinks:
+                sink.write(frame, detection)
+            ages.append(1e3 * (perf_counter() - came.pop(frame.index)))
+    return {"end to end": ages}
+
+
+def _one_by_one(detector: CrackDetector, frames: Iterable[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "host")}
+    asked = perf_counter()
+    for frame in frames:
+        came = perf_counter()
+        detection = detector.run(frame.image)
+        answered = perf_counter()
+        for sink in sinks:
+            sink.write(frame, detection)
+        written, speed = perf_counter(), detection.speed
+        decode, log = 1e3 * (came - asked), 1e3 * (written - answered) - speed["postprocess"]
+        host = 1e3 * (written - came) - speed["inference"]
+        spent = (decode, speed["preprocess"], speed["inference"], speed["postprocess"], log, host)
+        for milliseconds, value in zip(found.values(), spent, strict=True):
+            milliseconds.append(value)
+        asked = perf_counter()
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(driven(Order(**json.loads(sys.argv[1]))))) + "\n")
