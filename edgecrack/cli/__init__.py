@@ -17,6 +17,7 @@ VERBS = {
     "build": "build",
     "run": "run",
     "evaluate": "evaluate",
+    "bench": "bench",
     "info": "info",
     "checks": "checks",
     "sample-clip": "sample_clip",
