@@ -32,9 +32,14 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
 
     Where no value is above 1 it holds classes 0 and 1, and the 1 is True; but for a JPEG, where it would be noise.
     """
-    level = np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8)
+    level = read_grey(path)
     classes = level.max(initial=0) == 1 and Path(path).suffix.lower() not in (".jpg", ".jpeg")
     return np.asarray(level > (0 if classes else 127))
+
+
+def read_grey(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The grey values of the image at `path`, uint8 (H, W). Raises SourceError."""
+    return np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:

@@ -18,6 +18,7 @@ VERBS = {
     "run": "run",
     "evaluate": "evaluate",
     "bench": "bench",
+    "data": "data",
     "info": "info",
     "checks": "checks",
     "sample-clip": "sample_clip",
@@ -29,6 +30,7 @@ EXTRAS = {
     "onnx": ("export", "tensorrt"),
     "matplotlib": ("evaluate",),
     "av": ("video",),
+    "scipy": ("train",),
 }
 
 
@@ -52,7 +54,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for verb, module in VERBS.items():
-    app.command(verb)(getattr(importlib.import_module(f"edgecrack.cli.{module}"), module))
+    command = getattr(importlib.import_module(f"edgecrack.cli.{module}"), module)
+    if isinstance(command, typer.Typer):  # a verb of verbs
+        app.add_typer(command, name=verb)
+    else:
+        app.command(verb)(command)
 
 
 @app.callback(invoke_without_command=True)

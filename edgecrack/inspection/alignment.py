@@ -1,0 +1,82 @@
+"""Whether a mask lies on its cracks: where in its neighbourhood the image is darkest along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.fitting import resize
+
+REACH = 24  # pixels around its place that a mask is tried at
+LARGEST = 1024  # longer frames are looked at smaller
+_LINE = 17  # pixels; wider than this a dark thing is no line
+_LEAST_CRACK = 50  # pixels
+_CLEAR = 5.0  # deviations above what any place gives, below which nothing can be told
+_RIDGE = 0.9  # a crack that runs straight looks the same further along: places this good are as good as the best
+_DOUBT = 0.6  # the place of a good mask is better than this
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where the cracks lie as seen from the mask, in pixels of the frame: to the right and downwards."""
+
+    right: float
+    down: float
+
+    @property
+    def distance(self) -> float:
+        return float(np.hypot(self.right, self.down))
+
+    def __str__(self) -> str:
+        words = [f"{abs(value):.0f} px {way[value < 0]}" for value, way in self._parts() if round(value)]
+        return " and ".join(words) or "in place"
+
+    def _parts(self) -> tuple[tuple[float, tuple[str, str]], ...]:
+        return (self.right, ("right", "left")), (self.down, ("down", "up"))
+
+
+def shift_of(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Shift | None:
+    """How far the cracks of an image lie from its mask; None where that cannot be told.
+
+    It goes by dark lines, so that it can be told of nearly every frame in which one sees the crack and of few others.
+    Shifts under about 4 pixels pass for good ones, those beyond 24 pixels (of a frame scaled to at most 1024) are not found.
+
+    Args:
+        image: uint8 (H, W, 3) BGR.
+        mask: bool (H, W).
+    """
+    scale = min(1.0, LARGEST / max(mask.shape))
+    height, width = (round(side * scale) for side in mask.shape)
+    reach = min(REACH, min(height, width) // 8)
+    if reach < 6:
+        return None
+    grey = resize(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), height, width)
+    cracks = resize(mask.astype(np.uint8), height, width)[reach:-reach, reach:-reach].astype(np.float32)
+    if cracks.sum() < _LEAST_CRACK:
+        return None
+    darkness = cv2.matchTemplate(_dark_lines(grey), cracks, cv2.TM_CCORR)
+    return _judged(np.asarray(darkness, np.float32), reach, scale)
+
+
+def _dark_lines(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    kernel = np.ones((_LINE, _LINE), np.uint8)
+    lines = cv2.morphologyEx(cv2.GaussianBlur(grey, (0, 0), 1.0), cv2.MORPH_BLACKHAT, kernel).astype(np.float32)
+    return np.asarray(np.minimum(lines, np.percentile(lines[::4, ::4], 99)), np.float32)  # one black hole is no crack
+
+
+def _judged(darkness: NDArray[np.float32], reach: int, scale: float) -> Shift | None:
+    """The place nearest to the mask's own that is as dark as the darkest."""
+    usual = np.median(darkness)
+    clear = (darkness - usual) / max(float(np.median(np.abs(darkness - usual))), 1e-6)
+    best = float(clear.max())
+    if best < _CLEAR:
+        return None
+    if clear[reach, reach] >= _DOUBT * best:
+        return Shift(0.0, 0.0)
+    down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.where(clear >= _RIDGE * best, np.hypot(down, right), np.inf)
+    nearest = np.unravel_index(int(distance.argmin()), distance.shape)
+    return Shift(float(right[nearest]) / scale, float(down[nearest]) / scale)

@@ -1,0 +1,100 @@
+"""What can be told of one labelled frame by looking at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.dataset import read_labels
+from edgecrack.errors import FrameError, SourceError
+from edgecrack.images import read_grey, read_image
+from edgecrack.inspection.alignment import Shift, shift_of
+from edgecrack.inspection.likeness import Waves, waves_of
+
+INVERTED = 0.5  # share of crack above which background and crack have changed places
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame and what is wrong with it.
+
+    Attributes:
+        split: "" in a data set without splits.
+        image: its file.
+        mask: its file, None where the data set has no masks.
+        size: (height, width), None where the image could not be read.
+        crack_share: of its pixels.
+        crack_width: in pixels, the mean along its cracks; 0 without any.
+        shift: of the cracks from the mask, None where it cannot be told.
+        waves: what it looks like, None where the image could not be read.
+        problems: kind of problem -> what it is here; the kinds are those of `findings.KINDS`.
+    """
+
+    split: str
+    image: Path
+    mask: Path | None
+    size: tuple[int, int] | None = None
+    crack_share: float = 0.0
+    crack_width: float = 0.0
+    shift: Shift | None = None
+    waves: Waves | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def look_at(split: str, path: Path, mask_path: Path | None) -> Frame:
+    """Read a frame and its mask, and judge them; a file that cannot be read is a problem and no error."""
+    try:
+        image = read_image(path)
+        mask = None if mask_path is None else read_labels(mask_path)
+    except (SourceError, FrameError) as error:
+        return Frame(split, path, mask_path, problems={"unreadable": str(error)})
+    size, waves = (image.shape[0], image.shape[1]), waves_of(image)
+    if mask is None or mask_path is None:
+        return Frame(split, path, mask_path, size, waves=waves)
+    problems = _of_levels(mask_path)
+    if mask.shape != size:
+        problems["size differs"] = f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {size[1]}x{size[0]}"
+        return Frame(split, path, mask_path, size, waves=waves, problems=problems)
+    share, shift = float(mask.mean()), None
+    if share > INVERTED:
+        problems["inverted"] = f"{share:.0%} of its pixels are crack"
+    else:
+        shift = shift_of(image, mask)
+        if shift and shift.distance:
+            problems["shifted"] = f"the cracks lie {shift} of the mask"
+    if not mask.any() and "read as empty" not in problems:
+        problems["empty"] = "its mask has no crack"
+    return Frame(split, path, mask_path, size, share, _width(mask), shift, waves, problems)
+
+
+def _of_levels(path: Path) -> dict[str, str]:
+    """What is wrong with the grey values of a mask."""
+    if path.suffix.lower() == ".mat":
+        return {}
+    levels = np.flatnonzero(np.bincount(read_grey(path).reshape(-1), minlength=256))
+    problems = {}
+    top = int(levels[-1])
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg") or _rings(levels)
+    if jpeg and len(levels) > 2:
+        problems["was JPEG"] = f"{len(levels)} grey values; the edges of its cracks are blurred"
+    elif len(levels) > 2 or (top > 127 and len(levels) == 2 and levels[0] != 0):
+        problems["not binary"] = f"{len(levels)} grey values from {levels[0]} to {top}; wanted 0 and 255"
+    if (8 if jpeg else 1) < top <= 127:
+        problems["read as empty"] = f"its grey values end at {top}; wanted 0 and 255, or classes 0 and 1"
+    return problems
+
+
+def _rings(levels: NDArray[np.intp]) -> bool:
+    """Whether there are the values next to black and to white that JPEG leaves beside edges, in a PNG too."""
+    return len(levels) > 2 and 0 < levels[levels > 0][0] < 10 and levels[levels < 255][-1] > 245
+
+
+def _width(mask: NDArray[np.bool_]) -> float:
+    """The area of the cracks over half the way around them."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    around = sum(cv2.arcLength(outline, True) for outline in outlines)
+    return float(2 * mask.sum() / around) if around else 0.0
