@@ -1,6 +1,8 @@
-"""Scores of a detector over a data set, and their curves."""
+"""Scores of a detector over a data set, side by side with others', their curves and a report."""
 
 from edgecrack.evaluation.curves import save_precision_recall
+from edgecrack.evaluation.gallery import Gallery
+from edgecrack.evaluation.report import report_html
 from edgecrack.evaluation.scores import Evaluation, evaluate
 
-__all__ = ["Evaluation", "evaluate", "save_precision_recall"]
+__all__ = ["Evaluation", "Gallery", "evaluate", "report_html", "save_precision_recall"]

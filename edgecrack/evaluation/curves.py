@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,13 +11,23 @@ import numpy as np
 
 from edgecrack.errors import MissingDependency, SourceError
 from edgecrack.files import atomic_path
-from edgecrack.metrics import Counts, best_f1, precision, recall
+from edgecrack.metrics import Counts, Floats, best_f1, f_score, precision, recall
 from edgecrack.spec import threshold_level
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ISO_F1 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+GREY = "0.5"
+
+
+def need_matplotlib() -> None:
+    """Raise MissingDependency, naming the extra, where curves cannot be drawn: better before frames are scored."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency("a curve needs matplotlib: pip install edgecrack[evaluate]") from error
 
 
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:
@@ -25,19 +36,8 @@ def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Cou
     The suffix of `path` chooses the format (PNG, SVG, PDF). Raises MissingDependency without matplotlib, SourceError
     when the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
-    except ImportError as error:
-        raise MissingDependency("a curve needs matplotlib: pip install edgecrack[evaluate]") from error
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01), aspect="equal", title="Crack pixels"
-    )
-    _draw_iso_f1(axes)
-    for name, counts in curves.items():
-        _draw_curve(axes, name, counts)
-    if curves:
-        axes.legend(loc="lower left", fontsize="small")
+    figure = _figure(6, 6)
+    _precision_recall(figure.add_subplot(), curves, "Crack pixels")
     with atomic_path(path) as temporary:
         try:
             figure.savefig(temporary, dpi=150)
@@ -45,11 +45,65 @@ def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Cou
             raise SourceError(f"cannot write {path}: {error}") from error
 
 
+def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
+    """A PNG of precision over recall, one panel a title of `panels`, each of the pooled counts of named models.
+
+    Raises MissingDependency without matplotlib.
+    """
+    figure = _figure(4.8 * len(panels), 4.9)
+    for place, (title, curves) in enumerate(panels.items(), 1):
+        _precision_recall(figure.add_subplot(1, len(panels), place), curves, title)
+    return _png(figure)
+
+
+def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], title: str) -> bytes:
+    """A PNG of F1 over the threshold for the pooled counts of named models, a ring where each one's threshold stands."""
+    figure = _figure(9.6, 3.4)
+    axes = figure.add_subplot(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1), title=title)
+    axes.grid(color="0.92")
+    for name, counts in curves.items():
+        scores, level = f_score(counts), threshold_level(shipped[name])
+        (line,) = axes.plot(np.arange(1, 256) / 255, scores[1:], label=name)
+        axes.plot(level / 255, scores[level], "o", color=line.get_color(), fillstyle="none")
+    axes.legend(loc="lower left", fontsize="small", title="ring: the model's threshold", title_fontsize="x-small")
+    return _png(figure)
+
+
+def heat_png(heat: Floats) -> bytes:
+    """A PNG of where in the frame false alarms are: `heat` float64 (rows, columns), the darker the more."""
+    figure = _figure(4.2, 2.7)
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    axes.imshow(heat, cmap="Reds", vmin=0, vmax=max(float(heat.max()), 1e-9), aspect="auto")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    need_matplotlib()
+    from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _precision_recall(axes: Axes, curves: Mapping[str, Counts], title: str) -> None:
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01), aspect="equal", title=title)
+    _draw_iso_f1(axes)
+    for name, counts in curves.items():
+        _draw_curve(axes, name, counts)
+    if curves:
+        axes.legend(loc="lower left", fontsize="small")
+
+
 def _draw_iso_f1(axes: Axes) -> None:
     for f1 in ISO_F1:
         r = np.linspace(f1 / (2 - f1), 1, 100)  # from where precision is 1
         axes.plot(r, f1 * r / (2 * r - f1), color="0.85", linewidth=0.8, zorder=0)
-        axes.text(1.01, f1 / (2 - f1), f"F1 {f1:.1f}", va="center", color="0.5", fontsize="x-small")
+        axes.text(1.01, f1 / (2 - f1), f"F1 {f1:.1f}", va="center", color=GREY, fontsize="x-small")
 
 
 def _draw_curve(axes: Axes, name: str, counts: Counts) -> None:

@@ -1,11 +1,11 @@
-"""A detector against a data set: every metric of `edgecrack.metrics`, side by side."""
+"""A detector against a data set: every metric of `edgecrack.metrics`, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from dataclasses import dataclass, field
+from functools import cached_property
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,36 +13,12 @@ from numpy.typing import NDArray
 
 from edgecrack import metrics
 from edgecrack.dataset import LabelledFrame, LabelledFrames
-from edgecrack.metrics import Counts, PatchCounts
+from edgecrack.errors import FrameError
+from edgecrack.evaluation.bootstrap import Interval, interval, sampled
+from edgecrack.evaluation.false_alarms import KINDS, FalsePiece, false_pieces
+from edgecrack.evaluation.protocols import LABELS, TOLERANCES, Stacked, fired, scored
+from edgecrack.metrics import Counts, Floats, PatchCounts
 from edgecrack.spec import ModelSpec, threshold_level
-
-NEAR, FAR = 2.0, 5.0  # tolerances in pixels
-AELF_BETA_SQUARED = 0.3
-HALF = threshold_level(0.5)
-
-
-LABELS = {
-    "fired_share": "pixels that fire at the model's threshold",
-    "best_f1": "best F1 (ODS)",
-    "best_f1_threshold": "  its threshold",
-    "f1_at_0.5": "F1 at 0.5",
-    "f1": "F1 at the model's threshold",
-    "average_precision": "average precision",
-    "area_under_curve": "area under precision-recall (trapezoid)",
-    "ois": "best F1 frame by frame (OIS)",
-    "iou": "crack IoU at best F1",
-    "iou_frame_mean": "crack IoU at best F1, mean of frames",
-    "mean_iou": "mean IoU of crack and background at best F1",
-    "aiu": "crack IoU over thresholds (AIU)",
-    "patch_f1": "patch F1 at best F1",
-    "f0.3_frame_mean": "F (beta2 0.3) at 0.5, mean of frames",
-    "f0.3": "F (beta2 0.3) at 0.5",
-    "best_f1_2px": "best F1 within 2 px",
-    "best_f1_2px_threshold": "  its threshold",
-    "f1_2px": "F1 within 2 px at the model's threshold",
-    "best_f1_5px": "best F1 within 5 px",
-    "best_f1_5px_threshold": "  its threshold",
-}
 
 
 class Answer(Protocol):
@@ -66,13 +42,25 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """One frame's counts: exact, within 2 px, within 5 px, and of 32x32 patches."""
+    """One frame's counts, those of each ending of `TOLERANCES` and of 32x32 patches, and what fires wrongly."""
 
     name: str
-    strict: Counts
-    near: Counts
-    far: Counts
+    within: tuple[Counts, ...]
     patches: PatchCounts
+    false: tuple[FalsePiece, ...] = ()
+
+    @property
+    def strict(self) -> Counts:
+        """The exact ones."""
+        return self.within[0]
+
+    @property
+    def near(self) -> Counts:
+        """Those within 2 px."""
+        return self.within[1]
+
+
+Witness = Callable[[LabelledFrame, NDArray[np.uint8], FrameCounts], None]
 
 
 @dataclass(frozen=True)
@@ -81,10 +69,14 @@ class Evaluation:
 
     Attributes:
         dataset: the data set's name.
-        model: the net's name.
+        model: the model's name in tables: of its net, unless the caller has a better one.
         threshold: the one the model ships with, in (0, 1].
         labelled: whether the data set has masks; without them only the share of pixels that fire is known.
         frames: counts of each frame, in the order of the data set.
+        spec: what the model is.
+        seconds: what reading the frames, the net (scaling included) and counting took.
+        draws: how many times the frames are drawn anew for the intervals; 0 for none.
+        seed: of those draws; equal ones draw the same frames for every model.
     """
 
     dataset: str
@@ -92,112 +84,168 @@ class Evaluation:
     threshold: float
     labelled: bool
     frames: tuple[FrameCounts, ...]
+    spec: ModelSpec = field(default_factory=lambda: ModelSpec("unknown"))
+    seconds: dict[str, float] = field(default_factory=dict)
+    draws: int = 1000
+    seed: int = 0
 
     @cached_property
+    def stacked(self) -> Stacked:
+        """The counts of all frames, one row each."""
+        within = zip(*(frame.within for frame in self.frames), strict=True)
+        named = {ending: metrics.stack(parts) for ending, parts in zip(TOLERANCES, within, strict=True)}
+        return Stacked(named, metrics.stack([frame.patches for frame in self.frames]))
+
+    @property
     def strict(self) -> Counts:
         """Exact counts, pooled."""
         return metrics.pool(frame.strict for frame in self.frames)
 
-    @cached_property
+    @property
     def near(self) -> Counts:
         """Counts within 2 px, pooled."""
         return metrics.pool(frame.near for frame in self.frames)
 
     @cached_property
-    def far(self) -> Counts:
-        """Counts within 5 px, pooled."""
-        return metrics.pool(frame.far for frame in self.frames)
-
-    @cached_property
-    def patches(self) -> PatchCounts:
-        """Counts of patches, pooled."""
-        return reduce(add, (frame.patches for frame in self.frames))
-
-    @cached_property
     def scores(self) -> dict[str, float]:
-        """Metric -> value in 0..1, in reading order; see `LABELS` for what each is.
+        """Metric -> value in 0..1, in reading order; see `protocols.LABELS` for what each is."""
+        whole = np.ones((1, len(self.frames)))
+        return {name: float(values[0]) for name, values in self._scored(whole).items()}
 
-        IoU, mean IoU and patch F1 are taken at the strict best threshold, as their papers do.
+    @cached_property
+    def samples(self) -> dict[str, Floats]:
+        """Metric -> float64 (draws,): its values when as many frames are drawn with replacement; empty without draws."""
+        start = perf_counter()
+        found = sampled(self._scored, len(self.frames), self.draws, self.seed)
+        self.seconds["intervals"] = perf_counter() - start
+        return found
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Metric -> the interval that holds 95 % of its samples."""
+        return {name: interval(values) for name, values in self.samples.items()}
+
+    def difference(self, other: Evaluation, name: str) -> tuple[float, Interval | None]:
+        """How far this model's score `name` is above another's on the same frames, and the interval of that.
+
+        Both are drawn with the same frames, so that what is hard for both does not widen it.
         """
-        if not self.labelled:
-            return {"fired_share": float(self.strict.predicted[threshold_level(self.threshold)] / self.strict.pixels)}
-        return self._strict_scores() | self._near_scores()
+        if [frame.name for frame in self.frames] != [frame.name for frame in other.frames]:
+            raise ValueError("wanted two evaluations of the same frames")
+        apart = self.scores[name] - other.scores[name]
+        if not self.samples or (self.seed, self.draws) != (other.seed, other.draws):
+            return apart, None
+        return apart, interval(self.samples[name] - other.samples[name])
+
+    @cached_property
+    def false_alarms(self) -> dict[str, dict[str, float]]:
+        """Kind of false alarm -> its pieces, its pixels and their share of all pixels, at the model's threshold."""
+        pieces = [piece for frame in self.frames for piece in frame.false]
+        found = {}
+        for kind in KINDS:
+            pixels = [piece.pixels for piece in pieces if piece.kind == kind]
+            found[kind] = {"pieces": len(pixels), "pixels": sum(pixels), "share": sum(pixels) / self.pixels}
+        return found
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames."""
+        return sum(frame.strict.pixels for frame in self.frames)
+
+    @property
+    def crack_share(self) -> float:
+        """The share of all pixels that is labelled crack."""
+        return float(sum(frame.strict.truth for frame in self.frames) / self.pixels)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under stable names; `scores` is what a `ModelSpec` keeps under the name of its test list."""
-        about = {
+        return {
             "dataset": self.dataset,
             "model": self.model,
+            "net": self.spec.name,
+            "precision": self.spec.precision,
+            "size": str(self.spec.input_frame),
             "threshold": self.threshold,
             "frames": len(self.frames),
-            "pixels": self.strict.pixels,
-        }
-        truth = {"crack_share": self.strict.truth / self.strict.pixels} if self.labelled else {}
-        return {**about, **truth, "scores": dict(self.scores)}
-
-    def rows(self) -> list[tuple[str, str]]:
-        """(label, value) in reading order, for a table."""
-        rows = [("frames", f"{len(self.frames)}"), ("pixels", f"{self.strict.pixels}")]
-        if self.labelled:
-            rows.append(("crack share", f"{self.strict.truth / self.strict.pixels:.2%}"))
-        rows.append(("threshold", f"{self.threshold:.3f}"))
-        return rows + [(LABELS[name], _written(name, value)) for name, value in self.scores.items()]
-
-    def _strict_scores(self) -> dict[str, float]:
-        per_frame = [frame.strict for frame in self.frames]
-        best, threshold = metrics.best_f1(self.strict)
-        level = threshold_level(threshold)
-        f1 = metrics.f_score(self.strict)
-        aelf = metrics.f_score(self.strict, AELF_BETA_SQUARED)
-        return {
-            "best_f1": best,
-            "best_f1_threshold": threshold,
-            "f1_at_0.5": float(f1[HALF]),
-            "f1": float(f1[threshold_level(self.threshold)]),
-            "average_precision": metrics.average_precision(self.strict),
-            "area_under_curve": metrics.area_under_curve(self.strict),
-            "ois": metrics.ois(per_frame),
-            "iou": float(metrics.iou(self.strict)[level]),
-            "iou_frame_mean": float(np.mean([metrics.iou(frame)[level] for frame in per_frame])),
-            "mean_iou": float(metrics.mean_iou(self.strict)[level]),
-            "aiu": metrics.aiu(per_frame),
-            "patch_f1": float(metrics.patch_f1(self.patches)[level]),
-            "f0.3_frame_mean": float(np.mean([metrics.f_score(frame, AELF_BETA_SQUARED)[HALF] for frame in per_frame])),
-            "f0.3": float(aelf[HALF]),
+            "pixels": self.pixels,
+            **({"crack_share": self.crack_share} if self.labelled else {}),
+            "scores": dict(self.scores),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "draws": self.draws,
+            "seed": self.seed,
+            "false_alarms": self.false_alarms,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 
-    def _near_scores(self) -> dict[str, float]:
-        best, threshold = metrics.best_f1(self.near)
-        far, far_threshold = metrics.best_f1(self.far)
-        return {
-            "best_f1_2px": best,
-            "best_f1_2px_threshold": threshold,
-            "f1_2px": float(metrics.f_score(self.near)[threshold_level(self.threshold)]),
-            "best_f1_5px": far,
-            "best_f1_5px_threshold": far_threshold,
-        }
+    def frame_rows(self) -> list[dict[str, Any]]:
+        """One row a frame, at the model's threshold: how much is labelled, fires and is wrong, and its F1."""
+        level, rows = threshold_level(self.threshold), []
+        for frame in self.frames:
+            row: dict[str, Any] = {"dataset": self.dataset, "model": self.model, "frame": frame.name}
+            row["fired_pixels"] = int(frame.strict.predicted[level])
+            if self.labelled:
+                row["crack_pixels"] = frame.strict.truth
+                row |= {
+                    f"f1{ending}": round(float(metrics.f_score(part)[level]), 4)
+                    for ending, part in zip(TOLERANCES, frame.within, strict=True)
+                }
+            rows.append(row)
+        return rows
+
+    def _scored(self, weights: Floats) -> dict[str, Floats]:
+        return (scored if self.labelled else fired)(self.stacked, self.threshold, weights)
 
 
 def evaluate(
     detector: Detector,
     dataset: LabelledFrames,
     track: Callable[[Iterable[LabelledFrame]], Iterable[LabelledFrame]] = iter,
+    *,
+    name: str | None = None,
+    witness: Witness | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> Evaluation:
-    """Run `detector` over `dataset` and count; some 20 kB a frame are kept, whatever its size.
+    """Run `detector` over `dataset` and count; some 30 kB a frame are kept, whatever its size.
 
-    `track` wraps the frames on their way, for example in a progress bar.
-    Raises FrameError when the detector answers in another type or size than the frame's, and what reading one raises.
+    `track` wraps the frames on their way, for example in a progress bar; `witness` is shown each frame with its answer and
+    its counts; `name` is the model's in tables.
+    Raises FrameError when the detector answers in another type or size than the frame's, or no mask has a crack, and what
+    reading a frame raises.
     """
-    frames = tuple(_count(frame, detector.run(frame.image).probability) for frame in track(dataset))
-    return Evaluation(dataset.name, detector.spec.name, detector.threshold, dataset.has_masks, frames)
+    if dataset.has_masks and not any(frame.mask is not None and frame.mask.any() for frame in dataset):
+        raise FrameError(
+            f"none of the {len(dataset)} masks of {dataset.name} has a crack; wanted 255 on cracks and 0 elsewhere, or, where "
+            "there are no cracks, a folder without masks"
+        )
+    level, frames = threshold_level(detector.threshold), []
+    seconds = dict.fromkeys(("reading", "net", "metrics"), 0.0)
+    last = perf_counter()
+
+    def took(what: str) -> None:
+        nonlocal last
+        now = perf_counter()
+        seconds[what], last = seconds[what] + now - last, now
+
+    for frame in track(dataset):
+        took("reading")
+        probability = detector.run(frame.image).probability
+        took("net")
+        frames.append(_count(frame, probability, level))
+        took("metrics")
+        if witness:
+            witness(frame, probability, frames[-1])
+        last = perf_counter()
+    about = (detector.threshold, dataset.has_masks, tuple(frames), detector.spec, seconds, draws, seed)
+    return Evaluation(dataset.name, name or detector.spec.name, *about)
 
 
-def _count(frame: LabelledFrame, probability: NDArray[np.uint8]) -> FrameCounts:
+def _count(frame: LabelledFrame, probability: NDArray[np.uint8], level: int) -> FrameCounts:
     # A frame without labels counts as one without cracks: what is predicted there is the same.
     mask = np.zeros(frame.image.shape[:2], np.bool_) if frame.mask is None else frame.mask
-    strict, near, far = (metrics.counts(probability, mask, tolerance) for tolerance in (0.0, NEAR, FAR))
-    return FrameCounts(frame.name, strict, near, far, metrics.patch_counts(probability, mask))
+    within = metrics.counts_within(probability, mask, TOLERANCES.values())
+    patches = metrics.patch_counts(probability, mask)
+    return FrameCounts(frame.name, within, patches, false_pieces(frame.image, probability >= level, mask))
 
 
-def _written(name: str, value: float) -> str:
-    return f"{value:.4%}" if name == "fired_share" else f"{value:.3f}" if name.endswith("threshold") else f"{value:.4f}"
+__all__ = ["LABELS", "Evaluation", "FrameCounts", "evaluate"]

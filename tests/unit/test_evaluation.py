@@ -17,7 +17,8 @@ from edgecrack import metrics
 from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
 from edgecrack.errors import FrameError, MissingDependency, SourceError
 from edgecrack.evaluation import evaluate, save_precision_recall
-from edgecrack.evaluation.scores import LABELS
+from edgecrack.evaluation.protocols import BLOCKS, LABELS
+from edgecrack.evaluation.table import table
 from edgecrack.spec import ModelSpec
 
 Image = NDArray[np.uint8]
@@ -94,6 +95,20 @@ def test_each_score_is_taken_at_its_own_threshold_and_tolerance(folder: Callable
     assert (scores["best_f1_5px"], scores["best_f1_5px_threshold"]) == metrics.best_f1(far)
     assert scores["best_f1_5px_threshold"] != scores["best_f1_2px_threshold"] != scores["best_f1_threshold"]
     assert scores["f1_2px"] == metrics.f_score(near)[153]
+    assert (scores["precision_2px"], scores["recall_2px"]) == (
+        metrics.precision(near)[153],
+        metrics.recall(near)[153],
+    )
+    level = round(255 * scores["best_f1_2px_threshold"])
+    assert scores["best_f1_2px_precision"] == metrics.precision(near)[level]
+    assert scores["best_f1_2px_recall"] == metrics.recall(near)[level]
+    for ending, tolerance in (("", 0.0), ("_2px", 2.0), ("_5px", 5.0), ("_diagonal", metrics.Diagonal(0.0075))):
+        frames = [metrics.counts(*pair, tolerance) for pair in pairs]
+        assert scores[f"ois{ending}"] == pytest.approx(metrics.ois(frames))
+        pooled = metrics.pool(frames)
+        assert scores[f"average_precision{ending}"] == pytest.approx(metrics.average_precision(pooled))
+        assert scores[f"area_under_curve{ending}"] == pytest.approx(metrics.area_under_curve(pooled))
+        assert scores[f"f1{ending}_at_0.5"] == metrics.f_score(pooled)[128]
     level = round(255 * scores["best_f1_threshold"])
     assert level not in (128, 153)
     assert scores["mean_iou"] == metrics.mean_iou(strict)[level]
@@ -104,21 +119,20 @@ def test_each_score_is_taken_at_its_own_threshold_and_tolerance(folder: Callable
 def test_means_are_of_frames_whatever_their_size(folder: Callable[[bool], Dataset]) -> None:
     dataset = folder(True)
     result = evaluate(Darkness(), dataset)
-    singles = [
-        evaluate(Darkness(), Dataset("one", (image,), (mask,))) for image, mask in zip(*both(dataset), strict=True)
-    ]
-    mean = np.mean([single.scores["f0.3"] for single in singles])
+    singles = [metrics.counts(255 - frame.image[:, :, 1], frame.mask) for frame in dataset if frame.mask is not None]
+    mean = np.mean([metrics.f_score(single, 0.3)[128] for single in singles])
     assert result.scores["f0.3_frame_mean"] == pytest.approx(mean)
     assert result.scores["f0.3_frame_mean"] != pytest.approx(result.scores["f0.3"], abs=1e-4)
-    assert result.scores["aiu"] == pytest.approx(np.mean([single.scores["aiu"] for single in singles]))
+    for name, metric in (("precision", metrics.precision), ("recall", metrics.recall)):
+        mean = np.mean([metric(single)[128] for single in singles])
+        assert result.scores[f"f0.3_{name}_frame_mean"] == pytest.approx(mean)
+    assert result.scores["aiu"] == pytest.approx(np.mean([metrics.aiu([single]) for single in singles]))
+    assert result.scores["f1_frame_mean"] == pytest.approx(np.mean([metrics.f_score(one)[153] for one in singles]))
     level = round(255 * result.scores["best_f1_threshold"])
-    own = [float(metrics.iou(single.strict)[level]) for single in singles]
+    own = [float(metrics.iou(single)[level]) for single in singles]
     assert result.scores["iou_frame_mean"] == pytest.approx(np.mean(own))
-
-
-def both(dataset: Dataset) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    assert dataset.masks is not None
-    return dataset.images, dataset.masks
+    own = [float(metrics.f_score(single)[level]) for single in singles]
+    assert result.scores["best_f1_frame_mean"] == pytest.approx(np.mean(own))
 
 
 def test_a_wider_tolerance_never_scores_lower(folder: Callable[[bool], Dataset]) -> None:
@@ -132,19 +146,37 @@ def test_the_table_and_the_json_say_the_same(folder: Callable[[bool], Dataset]) 
     result = evaluate(Darkness(), folder(True))
     written = json.loads(json.dumps(result.to_json()))
     assert written == result.to_json()
-    assert {name: written[name] for name in ("dataset", "model", "threshold", "frames", "pixels")} == {
+    named = ("dataset", "model", "net", "precision", "size", "threshold", "frames", "pixels", "draws", "seed")
+    assert {name: written[name] for name in named} == {
         "dataset": "walls",
         "model": "scnet",
+        "net": "scnet",
+        "precision": "fp32",
+        "size": "512x512",
         "threshold": 0.6,
         "frames": 5,
         "pixels": (50 + 60 + 50 + 60 + 50) * 70,
+        "draws": 1000,
+        "seed": 0,
     }
     assert 0.02 < written["crack_share"] < 0.1
     assert list(written["scores"]) == [name for name in LABELS if name != "fired_share"]
     assert all(0 <= value <= 1 for value in written["scores"].values())
-    rows = dict(result.rows())
-    assert rows["best F1 (ODS)"] == f"{written['scores']['best_f1']:.4f}"
-    assert rows["crack share"] == f"{written['crack_share']:.2%}"
+    text = table([result])
+    assert "scnet on walls: 5 frames" in text
+    for name, value in written["scores"].items():
+        low, high = written["intervals"][name]
+        shown = f"{value:.3f}" if name.endswith("threshold") else f"{value:.4f}"
+        assert any(
+            line.split("  ")[-1].strip() == f"{shown} [{low:.3f}, {high:.3f}]" and LABELS[name].strip() in line
+            for line in text.splitlines()
+        ), name
+
+
+def test_every_label_is_said_once_a_block() -> None:
+    for block in BLOCKS.values():
+        mains = [label for label in block.values() if not label.startswith(" ")]
+        assert len(set(mains)) == len(mains)
 
 
 def test_without_masks_only_what_fires_is_known(folder: Callable[[bool], Dataset]) -> None:
@@ -153,7 +185,100 @@ def test_without_masks_only_what_fires_is_known(folder: Callable[[bool], Dataset
     fired = np.concatenate([255 - frame.image[:, :, 1].ravel() for frame in dataset]) >= 153
     assert result.to_json()["scores"] == {"fired_share": pytest.approx(fired.mean())}
     assert "crack_share" not in result.to_json()
-    assert [label for label, _ in result.rows()] == ["frames", "pixels", "threshold", LABELS["fired_share"]]
+    assert f"{fired.mean():.4%} [" in table([result])
+    assert "best F1" not in table([result])
+
+
+def test_masks_without_any_crack_are_refused_before_the_net_runs(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    assert dataset.masks is not None
+    detector = Darkness()
+    detector.run = None  # type: ignore[assignment]
+    with pytest.raises(FrameError, match=r"none of the 1 masks of walls has a crack; .* a folder without masks"):
+        evaluate(detector, Dataset("walls", dataset.images[4:], dataset.masks[4:]))
+
+
+def test_intervals_hold_the_score_and_come_again(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    result, again, other = (evaluate(Darkness(), dataset, draws=200, seed=seed) for seed in (3, 3, 4))
+    for name in ("best_f1", "f1_2px", "iou_frame_mean", "patch_f1", "aiu", "ois_5px"):
+        low, high = result.intervals[name]
+        assert low < result.scores[name] < high, name
+        assert len(result.samples[name]) == 200
+    assert result.intervals == again.intervals != other.intervals
+    assert evaluate(Darkness(), dataset, draws=0).intervals == {}
+
+
+def test_a_draw_scores_what_its_frames_do(folder: Callable[[bool], Dataset]) -> None:
+    """The first draw of the bootstrap, put together by hand: frames as often as it has them."""
+    result = evaluate(Darkness(), folder(True), draws=1, seed=5)
+    often = np.random.default_rng(5).multinomial(5, np.full(5, 0.2), size=1)[0]
+    assert max(often) > 1
+    frames = [frame for frame, times in zip(result.frames, often, strict=True) for _ in range(times)]
+    near, strict = metrics.pool(frame.near for frame in frames), [frame.strict for frame in frames]
+    drawn = {name: values[0] for name, values in result.samples.items()}
+    assert (drawn["best_f1_2px"], drawn["best_f1_2px_threshold"]) == metrics.best_f1(near)
+    assert drawn["f1_2px_frame_mean"] == pytest.approx(np.mean([metrics.f_score(frame.near)[153] for frame in frames]))
+    assert drawn["average_precision_2px"] == pytest.approx(metrics.average_precision(near))
+    assert drawn["ois"] == pytest.approx(metrics.ois(strict))
+    assert drawn["aiu"] == pytest.approx(metrics.aiu(strict))
+    level = round(255 * drawn["best_f1_threshold"])
+    patches = [frame.patches for frame in frames]
+    assert drawn["patch_f1"] == pytest.approx(metrics.patch_f1(sum(patches[1:], patches[0]))[level])
+    assert drawn["iou_frame_mean"] == pytest.approx(np.mean([metrics.iou(frame)[level] for frame in strict]))
+
+
+def test_one_frame_has_no_interval(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    assert dataset.masks is not None
+    one = evaluate(Darkness(), Dataset("walls", dataset.images[:1], dataset.masks[:1]))
+    assert one.intervals == {}
+    assert "[" not in table([one])
+
+
+def test_models_are_told_apart_on_the_same_draws(folder: Callable[[bool], Dataset]) -> None:
+    dataset = folder(True)
+    good, poor = (evaluate(detector(), dataset, name=detector.__name__) for detector in (Darkness, Blinking))
+    apart, ends = poor.difference(good, "best_f1_2px")
+    assert apart == poor.scores["best_f1_2px"] - good.scores["best_f1_2px"] < 0
+    assert ends is not None
+    assert ends[0] < apart < ends[1] <= 0  # each frame is harder for the poorer one
+    assert good.difference(good, "f1") == (0.0, (0.0, 0.0))
+    text = table([good, poor])
+    assert "Darkness, Blinking on walls" in text
+    assert "above Darkness on the same frames" in text
+    assert f"{apart:+.4f} [{ends[0]:+.3f}, {ends[1]:+.3f}]" in text
+    fewer = evaluate(Darkness(), dataset.every(2))
+    with pytest.raises(ValueError, match="same frames"):
+        good.difference(fewer, "f1")
+
+
+class Blinking(Darkness):
+    """Sees nothing in every other row."""
+
+    def run(self, frame: Image) -> Answer:
+        probability = 255 - frame[:, :, 1]
+        probability[::6] = 0
+        probability[1::6] = 0
+        probability[2::6] = 0
+        probability[3::6] = 0
+        return Answer(probability)
+
+
+def test_the_net_and_the_metrics_are_timed_apart(folder: Callable[[bool], Dataset]) -> None:
+    result = evaluate(Darkness(), folder(True))
+    assert set(result.to_json()["seconds"]) == {"reading", "net", "metrics", "intervals"}
+    assert all(seconds > 0 for seconds in result.seconds.values())
+
+
+def test_each_frame_has_a_row(folder: Callable[[bool], Dataset]) -> None:
+    result = evaluate(Darkness(), folder(True))
+    rows = result.frame_rows()
+    assert [row["frame"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert sum(row["crack_pixels"] for row in rows) == result.strict.truth
+    assert sum(row["fired_pixels"] for row in rows) == result.strict.predicted[153]
+    assert rows[4]["f1"] == rows[4]["crack_pixels"] == 0
+    assert rows[0]["f1"] < rows[0]["f1_2px"] <= rows[0]["f1_5px"]
 
 
 def test_frames_keep_their_names_and_pass_through_the_tracker(folder: Callable[[bool], Dataset]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -183,8 +184,77 @@ def test_counts_of_frames_add_up(tolerance: float) -> None:
 
 
 def test_counts_of_different_tolerance_do_not_add_up() -> None:
-    with pytest.raises(ValueError, match=r"0\.0 px and 2\.0 px"):
+    with pytest.raises(ValueError, match=r"0\.0 and within 2\.0"):
         metrics.counts(*noisy(0)) + metrics.counts(*noisy(0), 2.0)
+
+
+def test_a_share_of_the_diagonal_is_a_tolerance_of_its_own_in_each_frame() -> None:
+    shares = metrics.Diagonal(0.02)
+    small, large = noisy(1), noisy(2, 300, 400)
+    frames = [metrics.counts(*pair, shares) for pair in (small, large)]
+    alike = [metrics.counts(*pair, radius) for pair, radius in ((small, 0.02 * math.hypot(61, 83)), (large, 10.0))]
+    for frame, same in zip(frames, alike, strict=True):
+        assert frame.predicted_hit.tolist() == same.predicted_hit.tolist()
+        assert frame.truth_found.tolist() == same.truth_found.tolist()
+    assert metrics.pool(frames).truth == sum(frame.truth for frame in frames)
+    with pytest.raises(ValueError, match="do not add up"):
+        frames[0] + alike[0]
+    with pytest.raises(ValueError, match="strict"):
+        metrics.iou(frames[0])
+    with pytest.raises(ValueError, match="distance"):
+        metrics.counts(*small, metrics.Diagonal(-0.1))
+
+
+def test_stacked_counts_score_row_by_row_what_each_frame_does() -> None:
+    """Empty, missed and silent frames among them: the rules for 0 hold in each row."""
+    empty = np.zeros((61, 83), np.bool_)
+    pairs = [noisy(0), noisy(1), (as_map(empty), empty), (noisy(2)[0], empty), (as_map(empty), noisy(3)[1])]
+    for tolerance in (0.0, 2.0):
+        frames = [metrics.counts(*pair, tolerance) for pair in pairs]
+        rows = metrics.stack(frames)
+        level = metrics.best_level(rows)
+        for index, frame in enumerate(frames):
+            for metric in (metrics.precision, metrics.recall, metrics.f_score):
+                assert metric(rows)[index].tolist() == metric(frame).tolist()
+            assert (level[0][index], level[1][index] / 255) == metrics.best_f1(frame)
+            assert metrics.average_precision(rows)[index] == pytest.approx(metrics.average_precision(frame))
+            assert metrics.area_under_curve(rows)[index] == pytest.approx(metrics.area_under_curve(frame))
+    rows = metrics.stack([metrics.counts(*pair) for pair in pairs])
+    for index, pair in enumerate(pairs):
+        assert metrics.mean_iou(rows)[index].tolist() == metrics.mean_iou(metrics.counts(*pair)).tolist()
+
+
+def test_a_draw_pools_frames_as_often_as_it_has_them() -> None:
+    frames = [metrics.counts(*noisy(seed), 2.0) for seed in range(3)]
+    weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
+    drawn = metrics.drawn(metrics.stack(frames), weights)
+    by_hand = (metrics.pool(frames), metrics.pool([frames[0], frames[0], frames[2]]))
+    for index, pooled in enumerate(by_hand):
+        assert metrics.f_score(drawn)[index].tolist() == metrics.f_score(pooled).tolist()
+        assert (drawn.truth[index, 0], drawn.pixels[index, 0]) == (pooled.truth, pooled.pixels)
+    patches = [metrics.patch_counts(*noisy(seed)) for seed in range(3)]
+    both = metrics.patch_f1(metrics.drawn(metrics.stack(patches), weights))
+    assert both[1].tolist() == metrics.patch_f1(patches[0] + patches[0] + patches[2]).tolist()
+
+
+def test_only_counts_of_one_tolerance_are_stacked() -> None:
+    for parts in ([], [metrics.counts(*noisy(0)), metrics.counts(*noisy(0), 2.0)]):
+        with pytest.raises(ValueError, match="of one tolerance"):
+            metrics.stack(parts)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_scikit_learn_agrees_on_the_aelf_protocol_and_on_means_of_frames(seed: int) -> None:
+    learn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
+    pairs = [noisy(10 * seed + index) for index in range(3)]
+    rows = metrics.stack([metrics.counts(*pair) for pair in pairs])
+    for level in (60, 128):
+        own = [
+            learn.fbeta_score(mask.ravel(), probability.ravel() >= level, beta=0.3**0.5) for probability, mask in pairs
+        ]
+        assert metrics.f_score(rows, 0.3)[:, level].tolist() == pytest.approx(own)
+        own = [learn.jaccard_score(mask.ravel(), probability.ravel() >= level) for probability, mask in pairs]
+        assert metrics.iou(rows)[:, level].tolist() == pytest.approx(own)
 
 
 def test_best_f1_tells_the_threshold_at_which_it_is_reached() -> None:

@@ -1,0 +1,43 @@
+"""How much a score hangs on which frames were scored: the bootstrap, frames drawn anew with replacement.
+
+Neighbouring frames of one drive show the same pavement and are not independent: for them the interval is too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from edgecrack.metrics import Floats
+
+CONFIDENCE = 0.95
+_AT_ONCE = 250  # draws, so that memory stays small whatever their number
+
+Interval = tuple[float, float]
+
+
+def sampled(score: Callable[[Floats], dict[str, Floats]], frames: int, draws: int, seed: int) -> dict[str, Floats]:
+    """Metric -> float64 (draws,): what `score` says of `draws` times `frames` frames drawn with replacement.
+
+    Draws depend on `frames` and `seed` alone, so that two models on the same frames are drawn alike. Empty where a draw
+    could only be the one frame there is.
+    """
+    if draws < 1 or frames < 2:
+        return {}
+    parts = [score(weights) for weights in _weights(frames, draws, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(values: Floats) -> Interval:
+    """The bounds between which the middle 95 % of the values lie."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _weights(frames: int, draws: int, seed: int) -> Iterator[Floats]:
+    """Blocks of float64 (draws, frames): how often each draw has each frame."""
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, _AT_ONCE):
+        number = min(_AT_ONCE, draws - start)
+        yield random.multinomial(frames, np.full(frames, 1 / frames), size=number).astype(np.float64)

@@ -1,0 +1,115 @@
+"""Evaluations as text: for each data set the metrics in rows, the models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edgecrack.evaluation.bootstrap import CONFIDENCE
+from edgecrack.evaluation.false_alarms import KINDS
+from edgecrack.evaluation.protocols import BLOCKS, LABELS
+from edgecrack.evaluation.scores import Evaluation
+
+HEADLINES = ("best_f1", "best_f1_2px", "f1_2px", "average_precision")  # what models are compared by
+Row = tuple[str, list[str]]  # a label, and what stands under each model
+
+
+def by_dataset(evaluations: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Data set -> its evaluations, in the order given."""
+    found: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        found.setdefault(evaluation.dataset, []).append(evaluation)
+    return found
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+    """All that is known of models on one data set."""
+    first = evaluations[0]
+    title = f"{', '.join(evaluation.model for evaluation in evaluations)} on {first.dataset}: {about(first)}"
+    blocks = [_about_models(evaluations), *_scores(evaluations), *_compared(evaluations), _false_alarms(evaluations)]
+    if len(evaluations) > 1:
+        blocks.insert(0, [("", [evaluation.model for evaluation in evaluations])])
+    lines = [title, *_laid_out([block for block in blocks if block])]
+    if first.intervals:
+        lines.append(f"  in brackets: {CONFIDENCE:.0%} of {first.draws} draws of as many frames with replacement")
+    return "\n".join(lines)
+
+
+def about(evaluation: Evaluation) -> str:
+    """What was scored: how many frames and pixels, and how much of them is crack."""
+    crack = f", {evaluation.crack_share:.2%} of them crack" if evaluation.labelled else ", without masks"
+    frames = f"{len(evaluation.frames)} frame{'s' * (len(evaluation.frames) != 1)}"
+    return f"{frames}, {evaluation.pixels / 1e6:.1f} million pixels{crack}"
+
+
+def written(evaluation: Evaluation, name: str) -> str:
+    """A score as tables have it, with its interval where there is one."""
+    places = 3 if name.endswith("threshold") else 4
+    if name == "fired_share":
+        text, ends = f"{evaluation.scores[name]:.4%}", tuple(f"{end:.3%}" for end in evaluation.intervals.get(name, ()))
+    else:
+        text = f"{evaluation.scores[name]:.{places}f}"
+        ends = tuple(f"{end:.3f}" for end in evaluation.intervals.get(name, ()))
+    return f"{text} [{', '.join(ends)}]" if ends else text
+
+
+def compared(evaluation: Evaluation, first: Evaluation, name: str) -> str:
+    """A score against the first model's, on the same frames."""
+    apart, ends = evaluation.difference(first, name)
+    return f"{apart:+.4f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+
+
+def _about_models(evaluations: Sequence[Evaluation]) -> list[Row]:
+    return [
+        ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
+        ("size it takes", [str(each.spec.input_frame) for each in evaluations]),
+        ("threshold", [f"{each.threshold:.3f}" for each in evaluations]),
+        ("seconds of net / metrics", [_seconds(each) for each in evaluations]),
+    ]
+
+
+def _seconds(evaluation: Evaluation) -> str:
+    _ = evaluation.samples  # the intervals are metrics too
+    net = evaluation.seconds.get("net", 0.0)
+    return f"{net:.1f} / {evaluation.seconds.get('metrics', 0.0) + evaluation.seconds.get('intervals', 0.0):.1f}"
+
+
+def _scores(evaluations: Sequence[Evaluation]) -> list[list[Row]]:
+    known = evaluations[0].scores
+    return [
+        [(LABELS[name], [written(each, name) for each in evaluations]) for name in block if name in known]
+        for block in BLOCKS.values()
+    ]
+
+
+def _compared(evaluations: Sequence[Evaluation]) -> list[list[Row]]:
+    first, *others = evaluations
+    names = [name for name in HEADLINES if name in first.scores]
+    if not others or not names:
+        return []
+    rows = [(LABELS[name], ["", *(compared(each, first, name) for each in others)]) for name in names]
+    return [[(f"above {first.model} on the same frames", [""] * len(evaluations)), *rows]]
+
+
+def _false_alarms(evaluations: Sequence[Evaluation]) -> list[Row]:
+    return [
+        ("false alarms at the model's threshold", ["pieces, share of pixels"] * len(evaluations)),
+        *((f"  {label}", [_false(each, kind) for each in evaluations]) for kind, label in KINDS.items()),
+    ]
+
+
+def _false(evaluation: Evaluation, kind: str) -> str:
+    alarms = evaluation.false_alarms[kind]
+    return f"{alarms['pieces']:.0f}, {alarms['share']:.4%}"
+
+
+def _laid_out(blocks: Sequence[Sequence[Row]]) -> list[str]:
+    rows = [row for block in blocks for row in block]
+    wide = max(len(label) for label, _ in rows)
+    columns = [max(len(cell) for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
+    lines = []
+    for block in blocks:
+        for label, cells in block:
+            text = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, columns, strict=True))
+            lines.append(f"  {label:<{wide}}  {text}".rstrip())
+        lines.append("")
+    return lines
