@@ -160,6 +160,47 @@ def test_a_sink_that_blocks_is_broken_off(model, tmp_path, camera):
             process.kill()
 
 
+def test_a_sink_that_raises_ends_the_run_with_an_account(model, tmp_path, camera):
+    code = BLOCKING.format(wait="raise RuntimeError('a bug')")
+    command = [sys.executable, "-c", code, "run", model, "--source", camera.url, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "RuntimeError: a bug"
+    assert re.search(r"frames came: 0 processed, .*[12] failed", done.stdout)
+    lines = lines_of(tmp_path / "out")
+    assert lines[-1]["event"] == "summary"
+    told = sum(line["last"] - line["first"] + 1 for line in lines if line.get("event") == "dropped")
+    assert told == sum(lines[-1]["dropped"].values()) == lines[-1]["captured"] - lines[-1]["failed"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("rtsp:///live", "wanted rtsp://HOST..., got no host"),
+        ("rtsp://admin:secret", "wanted rtsp://HOST:PORT..., got one whose host or port"),
+        ("udp://239.0.0.1", "wanted udp://HOST:PORT, got no port"),
+        ("rtps://camera/1", "cannot read rtps:// sources; wanted a file, folder or pattern, or one of"),
+    ],
+)
+def test_an_address_that_never_comes_right_fails_at_once(start, tmp_path, source, message):
+    process = start("--source", source)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert stderr.startswith(f"edgecrack: {message}")
+    assert stderr.count("\n") == 1
+    assert "secret" not in stdout + stderr
+    assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_a_camera_that_is_not_there_yet_is_told_on_the_terminal(start, tmp_path):
+    process = start("--source", "rtsp://user:secret@127.0.0.1:9/1")
+    line = process.stderr.readline()
+    assert line == ("rtsp://***@127.0.0.1:9/1: unreachable (reason cannot connect: Connection refused, tries 0)\n")
+    assert process.stderr.readline().endswith("tries 1)\n")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
 def test_a_second_signal_kills(model, tmp_path, camera):
     code = BLOCKING.format(wait="while True:\n        try: time.sleep(60)\n        except KeyboardInterrupt: pass")
     command = [sys.executable, "-c", code, "run", model, "--source", camera.url, "--out", tmp_path / "out"]
