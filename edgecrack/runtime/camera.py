@@ -72,9 +72,6 @@ class Camera:
         name: what its frames and events are named by; without passwords.
         rate: the frames a second that are handed out, where that is known.
         read: the frames that came so far. Each was handed out, waits, or is in `dropped`.
-        dropped: how many were dropped by cause: "newer" (a newer one came first), "stale", "damaged", "stopped" (it waited
-            when the source was stopped), "no room" (dropping is not allowed, and too many waited), "every" (it is not an
-            N-th one; of these there is no event).
         room: how many frames may wait.
         news: guards what the thread shares, and is told of each frame and event; one for all cameras of a source.
         error: what ended it, a SourceLost or worse; None while it runs, and when it came to its end.
@@ -87,12 +84,12 @@ class Camera:
         self.name = name
         self.rate = rate and rate / options.every
         self.read = 0
-        self.dropped: Counter[str] = Counter()
         self.room = 1 if options.drop else _KEPT
         self.news = threading.Condition()
         self.error: Exception | None = None
         self._connect = connect
         self._options = options
+        self._dropped: Counter[str] = Counter()
         self._waiting: deque[Frame] = deque()
         self._events: deque[Event] = deque()
         self._stopped = False
@@ -103,6 +100,16 @@ class Camera:
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] = self.stop
         self._patience = 2 * options.timeout + 1  # seconds: opening has two steps, each with the time-out
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many were dropped until now, by cause.
+
+        "newer" (a newer one came first), "stale", "damaged", "stopped" (it waited when the source was stopped), "no room"
+        (dropping is not allowed, and too many waited), "every" (it is not an N-th one; of these there is no event).
+        """
+        with self.news:
+            return Counter(self._dropped)
 
     def start(self) -> None:
         """Begin to read, unless that was begun or stopped."""
@@ -226,7 +233,7 @@ class Camera:
             if image is not None:
                 self._note(image.shape[:2])
             if index % self._options.every:
-                self.dropped["every"] += 1  # no event: they would break up the runs of drops, and pile up
+                self._dropped["every"] += 1  # no event: they would break up the runs of drops, and pile up
                 return
             if image is None:
                 self._drop(index, "damaged")
@@ -252,7 +259,7 @@ class Camera:
         return self._options.drop and age > self._options.staleness
 
     def _drop(self, index: int, cause: str) -> None:
-        self.dropped[cause] += 1
+        self._dropped[cause] += 1
         last = self._events[-1] if self._events else None
         if last and last.details.get("cause") == cause and last.details["last"] == index - self._options.every:
             self._events[-1] = replace(last, details={**last.details, "last": index})  # one event a run of drops
