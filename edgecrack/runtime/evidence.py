@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.disk import DurableFile
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.recording import Labels, Room, make_folder
+from edgecrack.runtime.recording import Labels, Room, last_of, make_folder, numbered
 from edgecrack.runtime.sinks import Sink
 from edgecrack.runtime.video import VideoEncoder, check_rate, require_av
 
@@ -125,7 +126,7 @@ class _Watch(Closing):
         self._under_way: deque[tuple[float, bool]] = deque()  # time and key of what the encoder still has
         self._past: deque[list[_Piece]] = deque()  # from key frame to key frame
         self._clip: _Clip | None = None
-        self._begun = self._until = 0.0  # of the clip
+        self._begun, self._until = 0.0, -math.inf  # of the clip
         self._image = _BestImage(folder)
 
     def write(self, frame: Frame, detection: Detection, found: bool) -> None:
@@ -135,8 +136,8 @@ class _Watch(Closing):
         self._encode(detection.plot(frame.image), time, now, found)
         if found:
             self._until = now + self._roll
-            if self._clip is None:
-                self._begin(frame.index, now)
+        if self._clip is None and now <= self._until:
+            self._begin(frame.index, now)
         self._image.see(frame, now, detection.crack_share if found else 0.0)
 
     def _encode(self, image: NDArray[np.uint8], time: float | None, now: float, found: bool) -> None:
@@ -166,6 +167,7 @@ class _Watch(Closing):
 
     def _begin(self, index: int, now: float) -> None:
         path = self._folder / f"{index:06d}.mp4"
+        path = numbered(path, 1 + last_of(path))  # what a run had of it that was killed is kept
         self._clip, self._begun = _Clip(path, self._encoded.head), now
         if self._room:
             self._room.in_use.add(path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import Event
 from edgecrack.runtime.video import VideoWriter, check_rate, require_av
 
-_log = logging.getLogger("edgecrack")
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken
 
 
@@ -128,7 +125,8 @@ class OverlayVideo(Closing):
         label = self._labels.of(frame)
         if label not in self._series:
             path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
-            self._series[label] = _Series(path, self._rate, self._segment, self._room, last_of(path) * self._resume)
+            last = last_of(path) if self._resume else 0
+            self._series[label] = _Series(path, self._rate, self._segment, self._room, last)
         time = None if frame.monotonic is None else frame.captured_at
         self._series[label].write(detection.plot(frame.image), time)
 
@@ -183,15 +181,27 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def last_of(path: Path) -> int:
-    """The highest number of the files of this name that are there and not empty; 0 where there is none."""
+    """The highest number of the videos of this name that are there; 0 where there is none.
+
+    One without a frame, as a kill may leave it, is removed. Raises SourceError.
+    """
     pattern = re.compile(rf"{re.escape(path.stem)}(?:-(\d+))?{re.escape(path.suffix)}")
     found = [0]
-    with suppress(FileNotFoundError):
+    try:
         for file in path.parent.iterdir():
             match = pattern.fullmatch(file.name)
-            if match and file.stat().st_size:
+            if match and _has_frames(file):
                 found.append(int(match[1] or 1))
+            elif match:
+                file.unlink()
+    except OSError as error:
+        raise SourceError(f"cannot go on in {path.parent}: {error.strerror or error}") from error
     return max(found)
+
+
+def _has_frames(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"moof" in file.read(4096)
 
 
 def make_folder(folder: Path) -> None:

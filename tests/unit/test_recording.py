@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from edgecrack.errors import SourceError
+from edgecrack.runtime import Detection, Frame, JsonLines, MaskImages, OverlayVideo, Sinks
+from edgecrack.runtime.log import entries
+from edgecrack.runtime.recording import Labels, Room
+
+
+def seen(index, at=None, source="road.mp4", size=(48, 64)):
+    """A frame, of a camera where it has a time, with its detection."""
+    image = np.full((*size, 3), index % 256, np.uint8)
+    utc = None if at is None else 1.7e9 + at
+    frame = Frame(image, index, index / 10 if at is None else at, source, at, utc)
+    return frame, Detection.of(np.zeros(size, np.uint8), 0.5)
+
+
+def values(path):
+    """How bright the frames of a video are."""
+    with av.open(str(path)) as file:
+        return [round(frame.to_ndarray(format="bgr24").mean()) for frame in file.decode(video=0)]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_segment_that_is_full_is_gone_on_with_in_another(tmp_path, live):
+    with OverlayVideo(tmp_path / "a.mp4", 10, segment=2) as video:
+        for index in range(50):
+            video.write(*seen(5 * index, index / 10 if live else None))
+    assert names(tmp_path) == ["a-2.mp4", "a-3.mp4", "a.mp4"]
+    shown = values(tmp_path / "a.mp4") + values(tmp_path / "a-2.mp4") + values(tmp_path / "a-3.mp4")
+    assert shown == pytest.approx(range(0, 250, 5), abs=4)
+    with av.open(str(tmp_path / "a-2.mp4")) as file:
+        assert next(file.decode(video=0)).time == 0
+
+
+def test_each_source_has_videos_of_its_own(tmp_path):
+    sources = ["rtsp://***@10.0.0.5:8554/front?token=***", "rtsp://***@10.0.0.5:8554/rear", "/dev/video0"]
+    with OverlayVideo(tmp_path / "a.mp4", 10, sources=sources) as video:
+        for index in range(9):
+            video.write(*seen(60 * (index % 3), index / 10, sources[index % 3], (48, 64) if index % 3 else (96, 32)))
+    found = {name: values(tmp_path / name) for name in names(tmp_path)}
+    expected = {"a-rtsp-10.0.0.5-8554-front-token.mp4": 0, "a-rtsp-10.0.0.5-8554-rear.mp4": 60, "a-dev-video0.mp4": 120}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx([value] * 3, abs=4)
+
+
+def test_sources_that_nobody_announced_do_not_share_a_video(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for index in range(4):
+            video.write(*seen(100 * (index % 2), index / 10, f"camera {index % 2}"))
+    assert names(tmp_path) == ["a-camera-1.mp4", "a.mp4"]
+    assert values(tmp_path / "a.mp4") == pytest.approx([0, 0], abs=2)
+
+
+def test_images_share_a_video_whatever_their_names(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for index in range(3):
+            video.write(*seen(index, source=f"photos/{index}.jpg"))
+    assert names(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "labels"),
+    [
+        (["a/drive.mp4"], [""]),
+        (["a/drive.mp4", "b/drive.mp4"], ["drive", "drive-2"]),
+        (["rtsp://admin:secret@host/a", "0"], ["rtsp-host-a", "0"]),
+        (["camera", "camera (2)"], ["camera", "camera-2"]),
+        (["../..", "///"], ["source", "source-2"]),
+        (["x" * 300 + ".mp4", "Straße 1.mp4"], ["x" * 64, "Straße-1"]),
+    ],
+)
+def test_a_label_is_fit_for_a_file_and_holds_no_password(sources, labels):
+    known = Labels(sources)
+    found = [known.of(seen(0, 0.0, source)[0]) for source in sources]
+    assert found == labels
+
+
+def test_the_masks_of_several_videos_do_not_overwrite_each_other(tmp_path):
+    with MaskImages(tmp_path, sources=["a.mp4", "b.mp4"]) as masks:
+        for source in ("a.mp4", "b.mp4"):
+            for index in range(2):
+                masks.write(*seen(index, source=source))
+    assert {name: names(tmp_path / name) for name in names(tmp_path)} == {
+        "a": ["000000.png", "000001.png"],
+        "b": ["000000.png", "000001.png"],
+    }
+
+
+def test_videos_go_on_after_those_that_are_there(tmp_path):
+    (tmp_path / "a-7.mp4").write_bytes(b"")  # what a kill leaves of a video before its first frame
+    for resume in (False, True, True):
+        with OverlayVideo(tmp_path / "a.mp4", 10, resume=resume) as video:
+            for index in range(3):
+                video.write(*seen(index))
+        if not resume:
+            (tmp_path / "a-7.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:700])
+    assert names(tmp_path) == ["a-2.mp4", "a-3.mp4", "a.mp4"]
+    assert [len(values(tmp_path / name)) for name in names(tmp_path)] == [3, 3, 3]
+
+
+def test_the_oldest_videos_are_deleted_to_keep_to_the_room_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecrack.runtime.recording._INTERVAL", 0.0)
+    told = []
+    (tmp_path / "overlay-1.txt").write_bytes(bytes(100_000))
+    (tmp_path / "holiday.mp4").write_bytes(bytes(100_000))
+    room = Room(150_000, tmp_path, ["overlay*.mp4"], told.append)
+    rng = np.random.default_rng(0)
+    with OverlayVideo(tmp_path / "overlay.mp4", 10, segment=1, room=room) as video:
+        for index in range(80):
+            frame, detection = seen(index)
+            noisy = Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), index, frame.captured_at, frame.source)
+            video.write(noisy, detection)
+    left = [name for name in names(tmp_path) if name.startswith("overlay") and name.endswith("mp4")]
+    sizes = [(tmp_path / name).stat().st_size for name in left]
+    assert sum(sizes) <= 150_000 + max(sizes)
+    assert len(left) >= 2
+    deleted = [Path(event.source).name for event in told]
+    assert deleted == ["overlay.mp4", *[f"overlay-{number}.mp4" for number in range(2, 9 - len(left))]]
+    assert {event.name for event in told} == {"deleted"}
+    assert {"overlay-1.txt", "holiday.mp4"} <= set(names(tmp_path))
+    assert all(len(values(tmp_path / name)) == 10 for name in left)
+
+
+def test_without_room_to_keep_to_nothing_is_deleted(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 10, segment=1) as video:
+        for index in range(60):
+            video.write(*seen(index))
+    assert len(names(tmp_path)) == 6
+
+
+class Sieve:
+    """A sink that fails at a frame."""
+
+    def __init__(self, error, at):
+        self.error, self.at, self.frames, self.closed = error, at, [], 0
+
+    def write(self, frame, detection):
+        if frame.index >= self.at:
+            raise self.error
+        self.frames.append(frame.index)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.closed += 1
+
+
+def test_a_sink_that_cannot_write_is_left_out_and_the_others_go_on(tmp_path, caplog):
+    full, fine = Sieve(SourceError("cannot write x: No space left on device"), 2), Sieve(None, 99)
+    with Sinks() as sinks:
+        sinks.add("x", full)
+        sinks.add("y", fine)
+        sinks.add("log", JsonLines(tmp_path / "log.jsonl"))
+        for index in range(5):
+            sinks.write(*seen(index))
+        assert full.closed == 1
+    assert (full.frames, fine.frames) == ([0, 1], [0, 1, 2, 3, 4])
+    assert (full.closed, fine.closed) == (1, 1)
+    assert caplog.messages == ["cannot write x: No space left on device; going on without it"]
+    assert sinks.lost == {"x": "cannot write x: No space left on device"}
+    with pytest.raises(SourceError, match=r"^cannot write x: No space left on device$"):
+        sinks.check()
+    lines = list(entries(tmp_path / "log.jsonl"))
+    assert [line.get("index", line.get("event")) for line in lines] == [0, 1, "left out", 2, 3, 4]
+    assert lines[2]["source"] == "x"
+    assert lines[2]["reason"] == "cannot write x: No space left on device"
+
+
+def test_what_else_a_sink_raises_ends_the_run_with_the_others_closed(tmp_path):
+    bug, fine = Sieve(ZeroDivisionError(), 1), Sieve(None, 99)
+    sinks = Sinks()
+    sinks.add("fine", fine)
+    sinks.add("bug", bug)
+    with pytest.raises(ZeroDivisionError), sinks:
+        for index in range(3):
+            sinks.write(*seen(index))
+    assert (bug.closed, fine.closed) == (1, 1)
+    assert fine.frames == [0, 1]
+
+
+def test_a_log_that_is_full_stops_nothing_and_a_video_that_cannot_be_finished_is_told(tmp_path, caplog):
+    class Unfinished(Sieve):
+        def __exit__(self, *error):
+            raise SourceError("cannot write v: Input/output error")
+
+    fine = Sieve(None, 99)
+    with Sinks() as sinks:
+        sinks.add("v", Unfinished(None, 99))
+        sinks.add("fine", fine)
+        sinks.add("log", JsonLines("/dev/full"))
+        for index in range(3):
+            sinks.write(*seen(index))
+    assert fine.frames == [0, 1, 2]
+    assert list(sinks.lost) == ["log", "v"]
+    assert "cannot write /dev/full: No space left on device; going on without it" in caplog.messages
+    with pytest.raises(SourceError, match="No space left on device; cannot write v: Input/output error"):
+        sinks.check()
+
+
+def test_a_video_of_hours_is_sought_in_as_fast_as_it_is_read(tmp_path):
+    """One fragment a frame does not make a reader lose its way."""
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for index in range(240):
+            video.write(*seen(index))
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stream = file.streams.video[0]
+        file.seek(int(15 / stream.time_base), stream=stream)
+        frame = next(file.decode(video=0))
+        assert 14 <= frame.time <= 15
+        assert frame.to_ndarray(format="bgr24").mean() == pytest.approx(10 * frame.time, abs=3)
