@@ -174,7 +174,6 @@ class Evaluation:
             "draws": self.draws,
             "seed": self.seed,
             "false_alarms": self.false_alarms,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 
     def frame_rows(self) -> list[dict[str, Any]]:
