@@ -1,4 +1,8 @@
-"""Random crops of labelled frames: scale, place, flips, rotation, light, blur and noise. numpy and OpenCV only."""
+"""Random crops of labelled frames: scale, place, turn, shear and flips here, light and camera in `photometry`.
+
+OpenCV does all of it: albumentations is no longer kept and its successor is AGPL, imgaug is dead, kornia takes 5 to 30 times as
+long on a CPU, torchvision runs beside one build of torch only, and none of them shrinks a mask so that thin cracks survive.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.fitting import resize
+from edgecrack.training.photometry import photographed
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 SCALES = (0.3, 3.0)
 CRACK_SHARE = 0.3  # of the crops are drawn around a crack; with more, too little sky and verge is seen to be learnt
-_COVERED = 96  # of 255: how much of a shrunk pixel must be crack for it to stay one; half would lose thin cracks
+COVERED = 96  # of 255: how much of a shrunk pixel must be crack for it to stay one; half would lose thin cracks
+TURNED = 0.4  # of the crops
+TURN, SHEAR, STRETCH = 20.0, 0.15, 1.25  # degrees, slope, of one side against the other; the most of each
 
 
 def random_crop(image: Image, mask: Mask, size: int, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """A `size` x `size` view of the frame at a random scale, most often near 1.
+    """A `size` x `size` view of the frame at a random scale, most often near 1; some are turned, sheared and stretched.
+
+    It is scaled as the runtime scales frames, once; where a turned view reaches beyond the frame, the frame is mirrored.
 
     Args:
         image: uint8 (H, W, 3).
@@ -26,58 +35,84 @@ def random_crop(image: Image, mask: Mask, size: int, rng: np.random.Generator) -
     scale = float(np.exp(rng.triangular(np.log(SCALES[0]), 0.0, np.log(SCALES[1]))))
     height, width = mask.shape
     side = min(max(16, round(size / scale)), height, width)
+    if rng.random() < TURNED:
+        return _turned(image, mask, side, size, rng)
     top, left = _corner(mask, side, rng)
     window = np.s_[top : top + side, left : left + side]
     covered = resize(mask[window].astype(np.uint8) * 255, size, size)
-    return resize(image[window], size, size), np.asarray(covered > _COVERED)
+    return resize(image[window], size, size), np.asarray(covered > COVERED)
 
 
 def augment(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """The crop turned, mirrored and seen in another light by another camera. Shapes stay."""
-    if rng.random() < 0.3:
-        image, mask = _rotate(image, mask, float(rng.uniform(-20, 20)))
+    """The crop in another light, by another camera, mirrored and turned by quarters. Shapes stay."""
+    image = photographed(image, rng)  # before the turn: what moves blurs up and down the picture
     if rng.random() < 0.3:
         image, mask = np.rot90(image), np.rot90(mask)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
     if rng.random() < 0.3:
         image, mask = image[::-1], mask[::-1]
-    return _photometric(np.ascontiguousarray(image), rng), np.ascontiguousarray(mask)
+    return np.ascontiguousarray(image), np.ascontiguousarray(mask)
 
 
 def _corner(mask: Mask, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Of a window within the frame, that holds a crack more often than chance would have it."""
     height, width = mask.shape
-    if rng.random() < CRACK_SHARE:
-        cracks = np.flatnonzero(mask)
-        if cracks.size:
-            y, x = divmod(int(cracks[rng.integers(cracks.size)]), width)
-            y, x = y - int(rng.integers(side)), x - int(rng.integers(side))
-            return min(max(y, 0), height - side), min(max(x, 0), width - side)
+    if rng.random() < CRACK_SHARE and (at := _crack_pixel(mask, rng)):
+        y, x = at[0] - int(rng.integers(side)), at[1] - int(rng.integers(side))
+        return min(max(y, 0), height - side), min(max(x, 0), width - side)
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
 
 
-def _rotate(image: Image, mask: Mask, degrees: float) -> tuple[Image, Mask]:
-    height, width = mask.shape
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
-    turn = {"dsize": (width, height), "borderMode": cv2.BORDER_REFLECT_101, "flags": cv2.INTER_LINEAR}
-    covered = cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, **turn)  # type: ignore[call-overload]
-    return cv2.warpAffine(image, matrix, **turn), np.asarray(covered > 127)  # type: ignore[call-overload]
+def _crack_pixel(mask: Mask, rng: np.random.Generator) -> tuple[int, int] | None:
+    """The row and column of any crack pixel."""
+    cracks = np.flatnonzero(mask)
+    if not cracks.size:
+        return None
+    y, x = divmod(int(cracks[rng.integers(cracks.size)]), mask.shape[1])
+    return y, x
 
 
-def _photometric(image: Image, rng: np.random.Generator) -> Image:
-    if rng.random() < 0.3:
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
-    image = cv2.LUT(image, _light(rng)).astype(np.uint8, copy=False)
-    if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.3))).astype(np.uint8, copy=False)
-    if rng.random() < 0.3:
-        noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 12))
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+def _turned(image: Image, mask: Mask, side: int, size: int, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """A view of about `side` pixels of the frame, turned, sheared and stretched in one step."""
+    turn, shear = np.radians(rng.uniform(-TURN, TURN)), rng.uniform(-SHEAR, SHEAR)
+    stretch = float(np.exp(rng.uniform(-0.5, 0.5) * np.log(STRETCH)))
+    turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    to_frame = turned @ np.array([[stretch, shear], [0.0, 1 / stretch]]) * (side / size)
+    reach = np.abs(to_frame).sum(axis=1) * size / 2  # right and down from the middle
+    middle = _middle(mask, reach, side, rng)
+    halvings = max(0, int(np.log2(side / size)))  # as `resize` does: exact halves, then linear
+    step = 2**halvings
+    low = np.clip((middle - reach - 2).astype(int) // step * step, 0, None)
+    high = (middle + reach + 3).astype(int)
+    window = np.s_[low[1] : high[1], low[0] : high[0]]
+    # The middle of a pixel is its own place plus a half, in the frame and in each of its halves.
+    origin = (middle - low) / step - 0.5 - to_frame / step @ np.full(2, (size - 1) / 2)
+    matrix = np.column_stack([to_frame / step, origin])
+    covered = _warped(_halved(mask[window].astype(np.uint8) * 255, halvings), matrix, size)
+    return _warped(_halved(image[window], halvings), matrix, size), np.asarray(covered > COVERED)
+
+
+def _middle(mask: Mask, reach: NDArray[np.float64], side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Of a view: column and row, with all of the view in the frame where that is large enough."""
+    top, left = _corner(mask, side, rng)
+    length = np.array(mask.shape[::-1], np.float64)
+    wanted = np.array([left, top]) + side / 2
+    return np.asarray(
+        np.where(2 * reach < length, np.clip(wanted, reach, np.maximum(length - reach, reach)), length / 2)
+    )
+
+
+def _halved(image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    for _ in range(times):
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        even = image[: 2 * height, : 2 * width]
+        image = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     return image
 
 
-def _light(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Gamma, gain and offset, a little different for each colour: uint8 (1, 256, 3), what each level becomes."""
-    gamma = rng.uniform(0.7, 1.4) if rng.random() < 0.3 else 1.0
-    level = 255 * (np.arange(256) / 255) ** gamma * rng.uniform(0.65, 1.35) + rng.uniform(-30, 30)
-    return np.clip(level[None, :, None] + rng.uniform(-10, 10, 3), 0, 255).astype(np.uint8)
+def _warped(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8
+    )
