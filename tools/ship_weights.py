@@ -25,7 +25,7 @@ from edgecrack.files import write_atomic
 from edgecrack.metrics import f_score
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from edgecrack.training.data import Frames, open_training_sets
-from edgecrack.training.fit import best_level, score
+from edgecrack.training.validation import best_level, score
 
 WITH_CRACKS, BACKGROUND = 210, 42  # crops, over all sets
 LICENCE = "Apache-2.0; trained on data under MIT (road_survey), CC0 (uav) and on frames rendered by edgecrack"

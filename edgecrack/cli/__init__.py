@@ -29,6 +29,8 @@ EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "onnxsim", "onnxscript"), ("export",)),
     "onnx": ("export", "tensorrt"),
     "matplotlib": ("evaluate",),
+    **dict.fromkeys(("lightning_fabric", "tensorboardX"), ("train",)),
+    "optuna": ("search",),
     "av": ("video",),
     "scipy": ("train",),
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgecrack.models.blocks import CrackNet, choice, initialise, scaled
+from edgecrack.models.blocks import CrackNet, by_stride, choice, initialise, scaled
 
 
 class AELFUNet(CrackNet):
@@ -36,13 +36,16 @@ class AELFUNet(CrackNet):
         joined = [near + (near if up == "conv2" else deep) for near, deep in pairs]
         self.decoder = nn.ModuleList(_double(i, o) for i, o in zip(joined, channels[:-1], strict=True))
         self.head = _head(channels[0], choice("head", head, "deep", "deep-64", "shallow"))
+        self.projection = None
+        self.feature_channels = by_stride(channels)
         initialise(self, "he")
         for layer in self.head:
             if isinstance(layer, nn.Conv2d) and layer.out_channels == 2 and layer.bias is not None:
                 nn.init.constant_(layer.bias, 0.1)  # both ReLU channels dead would stop every gradient
 
-    def forward(self, x: Tensor) -> Tensor:
-        skips = []
+    def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        skips: list[Tensor] = []
+        features: dict[int, Tensor] = {}
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
             x = self.dropout(x) if level >= 3 else x
@@ -52,8 +55,8 @@ class AELFUNet(CrackNet):
             if self.up == "conv2":
                 x = F.relu(self.halve[level](F.pad(x, (0, 1, 0, 1))))
             x = self.decoder[level](torch.cat([skips[level], x], 1))
-        logits: Tensor = self.head(x)
-        return logits
+            features[2**level] = x
+        return [self.head(x)], features
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

@@ -18,11 +18,15 @@ class CrackNet(nn.Module):
 
     Attributes:
         stride: H and W must be multiples of it.
+        feature_channels: of the maps that `logits_and_features` gives, by their stride.
         mean, std: of the RGB input in 0..1.
+        projection: what makes embeddings of a decoder's map, of a net that brings it.
         compact_width: the width at which the full-resolution stage has 16 channels; weights of it are shipped.
     """
 
     stride: int
+    feature_channels: dict[int, int]
+    projection: nn.Sequential | None
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     compact_width: ClassVar[float] = 0.25
@@ -33,9 +37,16 @@ class CrackNet(nn.Module):
         std = rgb.new_tensor(self.std).view(1, 3, 1, 1)
         return (rgb - mean) / std
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[0]
+
     def stages(self, x: Tensor) -> list[Tensor]:
         """The final logits first, then the side logits that the loss sees, each (N, 1, H, W)."""
-        return [self(x)]
+        return self.logits_and_features(x)[0]
+
+    def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """What `stages` gives, and the decoder's maps of stride 2, 4 and 8: (N, feature_channels[s], H / s, W / s)."""
+        raise NotImplementedError
 
 
 def rgb_from_frames(frames: Tensor) -> Tensor:
@@ -63,6 +74,14 @@ def choice(name: str, value: str, *known: str) -> str:
 def scaled(channels: tuple[int, ...], width: float) -> list[int]:
     """Channel counts times the width multiplier, at least 1."""
     return [max(1, round(count * width)) for count in channels]
+
+
+FEATURE_LEVELS = (1, 2, 3)  # of a decoder, full resolution being 0: the strides 2, 4 and 8
+
+
+def by_stride(channels: list[int]) -> dict[int, int]:
+    """The channels of a decoder's levels, full resolution first, as `CrackNet.feature_channels`."""
+    return {2**level: channels[level] for level in FEATURE_LEVELS}
 
 
 def upsample(x: Tensor, scale: int) -> Tensor:

@@ -13,6 +13,7 @@ from edgecrack.models.blocks import (
     IMAGENET_STD,
     CrackNet,
     Unpooling,
+    by_stride,
     choice,
     conv_norm_relu,
     initialise,
@@ -69,10 +70,13 @@ class CACPNet(CrackNet):
         decoder = [_block([*[c] * n, e]) for c, e, n in zip(channels, ends, counts, strict=True)]
         decoder[0] = nn.Sequential(decoder[0][0], nn.Conv2d(ends[0], 1, 3, padding=1))
         self.decoder = nn.ModuleList(decoder)
+        self.projection = None
+        self.feature_channels = by_stride(ends)
         initialise(self, "he")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
         outputs, memories = [], []
+        decoded: dict[int, Tensor] = {}
         for level, block in enumerate(self.encoder):
             features = block(x)
             pooled, memory = self.unpooling.pool(features)
@@ -84,7 +88,8 @@ class CACPNet(CrackNet):
         x = self._fuse(outputs)
         for level in reversed(range(5)):
             x = self.decoder[level](self.unpooling.unpool(x, memories[level]))
-        return x
+            decoded[2**level] = x
+        return [x], decoded
 
     def _fuse(self, outputs: list[Tensor]) -> Tensor:
         """The decoder's input from the five encoder outputs: 1x1 convolution first, then pooling; they do not commute."""

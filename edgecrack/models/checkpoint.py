@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,15 +18,22 @@ from edgecrack.spec import METADATA_KEY, ModelSpec
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], net: CrackNet, spec: ModelSpec, dtype: torch.dtype = torch.float32
+    path: str | os.PathLike[str],
+    net: CrackNet,
+    spec: ModelSpec,
+    dtype: torch.dtype = torch.float32,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the weights of `net` as `dtype`, with `spec` inside, whole or not at all. Raises SourceError."""
+    """Write the weights of `net` as `dtype`, with `spec` and what else there is to say `about` it inside, whole or not at all.
+
+    Raises SpecError when a weight is not finite, SourceError when the file cannot be written.
+    """
     # num_batches_tracked counts training steps: it says nothing of the net
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
-    tensors = {key: value.detach().to(dtype).contiguous() for key, value in state.items()}
+    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise SpecError(f"a weight of this {spec.name} is not finite in {dtype}; it cannot be stored so")
-    save_tensors(path, tensors, {METADATA_KEY: spec.to_json()})
+    save_tensors(path, tensors, {**(about or {}), METADATA_KEY: spec.to_json()})
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[CrackNet, ModelSpec]:
@@ -34,9 +42,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[CrackNet, ModelSpec]:
     Raises SpecError when `path` is missing, truncated, not a checkpoint of edgecrack, or holds weights of another net.
     """
     tensors, metadata = load_tensors(path)
-    if METADATA_KEY not in metadata:
-        raise SpecError(f"{path} has no edgecrack spec inside; wanted a checkpoint written by `edgecrack train`")
-    spec = ModelSpec.from_json(metadata[METADATA_KEY])
+    spec = _spec(path, metadata)
     net = build_model(spec)
     wanted = {k: v.shape for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     for key in [*wanted, *tensors]:
@@ -44,6 +50,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[CrackNet, ModelSpec]:
             raise SpecError(f"{path} does not hold the weights of {spec.name} at width {spec.width}: {key!r} differs")
     net.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
     return net.eval(), spec
+
+
+def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """The spec inside a checkpoint or an unfinished run. Raises SpecError as `load_checkpoint` does."""
+    return _spec(path, load_tensors(path)[1])
+
+
+def _spec(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> ModelSpec:
+    if METADATA_KEY not in metadata:
+        raise SpecError(f"{path} has no edgecrack spec inside; wanted a checkpoint written by `edgecrack train`")
+    try:
+        return ModelSpec.from_json(metadata[METADATA_KEY])
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from edgecrack.models.blocks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CrackNet,
+    by_stride,
     conv_norm_relu,
     fused,
     initialise,
@@ -28,6 +29,7 @@ class MSFNet(CrackNet):
     stride = 16
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     compact_width = 0.5
+    projection: nn.Sequential
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
@@ -45,17 +47,14 @@ class MSFNet(CrackNet):
         self.fuse = nn.Conv2d(len(channels), 1, 1)
         # only for training with few labels: never traced into an exported graph
         self.projection = nn.Sequential(nn.Conv2d(pyramid, pyramid, 1), nn.ReLU(), nn.Conv2d(pyramid, pyramid, 1))
+        self.feature_channels = by_stride([pyramid] * len(channels))
         initialise(self, "he")
         nn.init.constant_(self.fuse.weight, 0.2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[0]
-
-    def stages(self, x: Tensor) -> list[Tensor]:
-        sides = [
-            upsample(side(t), 2**level) for level, (side, t) in enumerate(zip(self.side, self._fused(x), strict=True))
-        ]
-        return [fused(sides, self.fuse), *sides]
+    def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        maps = self._fused(x)
+        sides = [upsample(side(t), 2**level) for level, (side, t) in enumerate(zip(self.side, maps, strict=True))]
+        return [fused(sides, self.fuse), *sides], {2**level: t for level, t in enumerate(maps)}
 
     def embedding(self, x: Tensor) -> Tensor:
         """L2-normalised features of stride 4, (N, 64 x width, H/4, W/4)."""

@@ -12,6 +12,7 @@ from edgecrack.errors import SpecError
 from edgecrack.models.blocks import (
     CrackNet,
     Unpooling,
+    by_stride,
     choice,
     conv_norm_relu,
     fused,
@@ -31,6 +32,7 @@ class SCNet(CrackNet):
         prior: the fourth input channel: "none", "hed" (the paper's; needs `attach_prior`) or "cheap" (black-hat of the grey
             frame, 11x11).
         norm: "instance" (the paper's best), "instance-affine" or "batch" (foldable, trained separately).
+        attention: off for the ablation: nothing is gated, and a 1x1 convolution still gives each scale's response.
         gate_main: whether the gated tensor goes on along the main path, or feeds the side branch only.
         unpool: "index", "mask" or "bilinear", see `Unpooling`.
         side_up: "bilinear", or "deconv": a transposed convolution that starts as bilinear.
@@ -48,6 +50,7 @@ class SCNet(CrackNet):
         levels: int = 5,
         prior: str = "none",
         norm: str = "instance",
+        attention: bool = True,
         gate_main: bool = True,
         unpool: str = "index",
         side_up: str = "bilinear",
@@ -67,13 +70,15 @@ class SCNet(CrackNet):
         inputs = [3 if prior == "none" else 4, *channels[:-1]]
         ends = [channels[0], *channels[:-1]]  # of the decoder blocks, by scale
         self.encoder = nn.ModuleList(_block(i, o, o, n, norm) for i, o, n in zip(inputs, channels, counts, strict=True))
-        self.encoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias) for c in channels)
+        self.encoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias, attention) for c in channels)
         self.decoder = nn.ModuleList(_block(c, c, e, n, norm) for c, e, n in zip(channels, ends, counts, strict=True))
-        self.decoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias) for c in ends)
+        self.decoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias, attention) for c in ends)
         self.side = nn.ModuleList(nn.Conv2d(scale + 2, 1, 1) for scale in range(levels))
         self.side_up = nn.ModuleList(_side_up(scale) for scale in range(levels) if side_up == "deconv")
         choice("side_up", side_up, "bilinear", "deconv")
         self.fuse = nn.Conv2d(levels, 1, 1)
+        self.projection = None
+        self.feature_channels = by_stride(ends)
         initialise(self, "xavier")
 
     def attach_prior(self, hed: HED) -> None:
@@ -87,11 +92,9 @@ class SCNet(CrackNet):
             return x
         return torch.cat([x, self._edges(rgb)], 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[0]
-
-    def stages(self, x: Tensor) -> list[Tensor]:
+    def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
         enhanced: list[Tensor] = []
+        decoded: dict[int, Tensor] = {}
         memories, sides = [], []
         for block, attention in zip(self.encoder, self.encoder_attention, strict=True):
             features = block(x)
@@ -104,8 +107,9 @@ class SCNet(CrackNet):
             gated, response = self.decoder_attention[scale](features)
             sides.append(self._side(scale, torch.cat([enhanced[scale], response], 1)))
             x = gated if self.gate_main else features
+            decoded[2**scale] = x
         sides.reverse()
-        return [fused(sides, self.fuse), *sides]
+        return [fused(sides, self.fuse), *sides], decoded
 
     def _halved(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2) if self.average else F.max_pool2d(x, 2)
@@ -121,7 +125,7 @@ class SCNet(CrackNet):
         if self.prior == "hed":
             if not self.edge:
                 raise SpecError('prior "hed" needs HED weights; call attach_prior first')
-            edges: Tensor = self.edge[0](rgb)
+            edges: Tensor = self.edge[0].to(rgb.device)(rgb)
             return (edges >= 0.5).to(rgb.dtype) * 2 - 1
         grey = (rgb * rgb.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
         closing = -F.max_pool2d(-F.max_pool2d(grey, 11, 1, 5), 11, 1, 5)
@@ -129,15 +133,18 @@ class SCNet(CrackNet):
 
 
 class ScaleAttention(nn.Module):
-    """Eq. 1: the gated features sigmoid(conv(F)) * F, (N, C, H, W), and their one-channel response."""
+    """Eq. 1: the gated features sigmoid(conv(F)) * F, (N, C, H, W), and their one-channel response.
 
-    def __init__(self, channels: int, bias: bool) -> None:
+    Without `gated` the features stay as they are.
+    """
+
+    def __init__(self, channels: int, bias: bool, gated: bool = True) -> None:
         super().__init__()
-        self.gate = nn.Conv2d(channels, 1, 1, bias=bias)
+        self.gate = nn.Conv2d(channels, 1, 1, bias=bias) if gated else None
         self.response = nn.Conv2d(channels, 1, 1, bias=bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        gated = torch.sigmoid(self.gate(features)) * features
+        gated = features if self.gate is None else torch.sigmoid(self.gate(features)) * features
         return gated, self.response(gated)
 
 

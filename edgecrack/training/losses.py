@@ -1,4 +1,7 @@
-"""The papers' losses, with numerics that stay finite. z: logits, y: masks in {0, 1}, both (N, 1, H, W); computed in float32."""
+"""The papers' losses, with numerics that stay finite. z: logits, y: masks in {0, 1}, both (N, 1, H, W); computed in float32.
+
+What is counted over a batch is counted over the batches of all processes, so that several train as one would.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,45 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from edgecrack.errors import SpecError
+from edgecrack.models.blocks import choice
 
-Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # (final and side logits, mask) -> scalar
+Loss = Callable[..., Tensor]  # (final and side logits, mask, switches by name) -> scalar
+
+
+def pooled(sums: Tensor) -> Tensor:
+    """`sums` added up over all processes; the gradient reaches each."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return sums
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(sums)  # type: ignore[no-untyped-call]
+    return total
 
 
 def aelf(
-    z: Tensor, y: Tensor, alpha: float = 1.0, beta: float = 0.7, gamma1: float = 0.0, gamma2: float = 0.0
+    z: Tensor,
+    y: Tensor,
+    alpha: float = 1.0,
+    beta: float = 0.7,
+    gamma1: float = 0.0,
+    gamma2: float = 0.0,
+    printed: bool = False,
 ) -> Tensor:
     """Asymmetric exponential loss, Liu et al., Eq. 6 and 7, less the constant 1: a perfect pixel costs 0.
 
     `gamma1` weighs background pixels (false alarms), `gamma2` crack pixels; a lower `gamma2` punishes misses more. Both 0
-    gives the plain exponential loss. Raises SpecError where a gamma would move the optimum past 0.5.
+    gives the plain exponential loss; `printed` keeps the constant. Raises SpecError where a gamma would move the optimum
+    past 0.5.
     """
     if max(abs(gamma1), abs(gamma2)) > beta + 0.75 * alpha:
         raise SpecError(f"gamma must lie within +-{beta + 0.75 * alpha}, got {gamma1} and {gamma2}")
     d = torch.sigmoid(z.float()) - y.float()
     gamma = torch.where(d > 0, gamma1, gamma2)
     exponent = d * d * (alpha * d.abs() + beta) + gamma * d
-    return torch.expm1(exponent.clamp(max=10)).mean()  # half precision overflows at 11.09
+    return torch.expm1(exponent.clamp(max=10)).mean() + float(printed)  # half precision overflows at 11.09
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -38,7 +59,7 @@ def focal(z: Tensor, y: Tensor, alpha: float = 1.0, gamma: float = 2.0, reductio
     """Focal loss, SCNet's Eq. 9: alpha (1 - p_t)^gamma (-log p_t), the power computed in the log domain."""
     z, y = z.float(), y.float()
     loss = alpha * torch.exp(gamma * F.logsigmoid((1 - 2 * y) * z)) * (F.softplus(z) - z * y)
-    return loss.mean() if reduction == "mean" else loss.sum()
+    return loss.mean() if reduction == "mean" else pooled(loss.sum())
 
 
 def soft_iou(z: Tensor, y: Tensor, epsilon: float = 1.0) -> Tensor:
@@ -54,48 +75,116 @@ def tversky(z: Tensor, y: Tensor, alpha: float = 0.3, beta: float = 0.7, epsilon
     return (1 - (hit + epsilon) / (hit + alpha * alarm + beta * miss + epsilon)).mean()
 
 
-def dice(z: Tensor, y: Tensor, epsilon: float = 1.0) -> Tensor:
-    """1 - Dice over the whole batch."""
+def dice(z: Tensor, y: Tensor, epsilon: float = 1.0, valid: Tensor | None = None) -> Tensor:
+    """1 - Dice over the whole batch; pixels where `valid`, (N, 1, H, W) in {0, 1}, is 0 do not count."""
     p, y = torch.sigmoid(z.float()), y.float()
-    return 1 - (2 * (p * y).sum() + epsilon) / (p.sum() + y.sum() + epsilon)
+    if valid is not None:
+        p, y = p * valid, y * valid
+    hit, both = pooled(torch.stack([(p * y).sum(), p.sum() + y.sum()])).unbind()
+    return 1 - (2 * hit + epsilon) / (both + epsilon)
 
 
-def data_imbalance(z: Tensor, y: Tensor, power: float = 0.5, cap: float = 10.0) -> Tensor:
-    """MSF-Net's loss: class-weighted focal cross-entropy (exponent 1) plus Dice.
+def data_imbalance(
+    z: Tensor,
+    y: Tensor,
+    power: float = 0.5,
+    cap: float = 10.0,
+    exponent: float = 1.0,
+    share: float = 0.0,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """MSF-Net's loss: class-weighted focal cross-entropy plus Dice.
 
-    The crack weight is ((1 - f) / f)^power, at most `cap`, with f the crack share of the batch.
+    The crack weight is ((1 - f) / f)^power, at most `cap`, with f the crack `share`: that of the batch where it is 0. Pixels
+    where `valid`, (N, 1, H, W) in {0, 1}, is 0 do not count.
     """
     z, y = z.float(), y.float()
-    share = y.mean().clamp(1e-6, 1 - 1e-6)
-    weight = 1 + y * (((1 - share) / share).pow(power).clamp(max=cap) - 1)
-    pixel = torch.exp(F.logsigmoid((1 - 2 * y) * z)) * (F.softplus(z) - z * y)
-    return (weight * pixel).sum() / weight.sum() + dice(z, y)
+    counted = torch.ones_like(y) if valid is None else valid.float().expand_as(y)
+    cracks, pixels = pooled(torch.stack([(counted * y).sum(), counted.sum()])).detach().unbind()
+    found = (cracks / pixels.clamp(min=1) if share == 0 else cracks.new_tensor(share)).clamp(1e-6, 1 - 1e-6)
+    weight = counted * (1 + y * (((1 - found) / found).pow(power).clamp(max=cap) - 1))
+    pixel = torch.exp(exponent * F.logsigmoid((1 - 2 * y) * z)) * (F.softplus(z) - z * y)
+    cost, total = pooled(torch.stack([(weight * pixel).sum(), weight.sum()])).unbind()
+    return cost / total.clamp(min=1e-6) + dice(z, y, valid=valid)
 
 
-def aelf_unet_loss(logits: Sequence[Tensor], y: Tensor) -> Tensor:
-    """AELF with misses weighed more; the paper searches both gammas per data set and prints none of those it found."""
-    return aelf(logits[0], y, gamma1=0.0, gamma2=-0.07)
+def aelf_unet_loss(
+    logits: Sequence[Tensor],
+    y: Tensor,
+    *,
+    objective: str = "aelf",
+    alpha: float = 1.0,
+    beta: float = 0.7,
+    gamma1: float = 0.0,
+    gamma2: float = -0.07,
+    printed: bool = False,
+) -> Tensor:
+    """AELF-UNet's, or for the comparison the `objective` "cross-entropy", "dice" or "focal" of the same logits.
+
+    The gammas are for each data set to choose: `edgecrack search`.
+    """
+    if choice("objective", objective, "aelf", *PLAIN) == "aelf":
+        return aelf(logits[0], y, alpha, beta, gamma1, gamma2, printed)
+    return PLAIN[objective](logits[0], y)
 
 
-def scnet_loss(logits: Sequence[Tensor], y: Tensor) -> Tensor:
-    """SCNet's Eq. 11: focal of the fused map, weighted focal of the sides, soft IoU of the fused map."""
+def scnet_loss(
+    logits: Sequence[Tensor],
+    y: Tensor,
+    *,
+    pixel: str = "focal",
+    focal_alpha: float = 1.0,
+    focal_gamma: float = 2.0,
+    soft_iou_weight: float = 1.0,
+    side_weights: Sequence[float] = (0.5, 0.75, 1.0, 0.75, 0.5),
+    reduction: str = "mean",
+) -> Tensor:
+    """SCNet, Eq. 9 to 11: focal loss of the fused map and of the side maps, plus the soft IoU of the fused map.
+
+    `pixel` may be "cross-entropy" and the `reduction` "sum", as the equations have it.
+    """
+    choice("pixel", pixel, "focal", "cross-entropy")
+    choice("reduction", reduction, "mean", "sum")
+    alpha, gamma = (focal_alpha, focal_gamma) if pixel == "focal" else (1.0, 0.0)
     fused, *sides = logits
-    weights = (0.5, 0.75, 1.0, 0.75, 0.5)
-    weighted = sum(weight * focal(side, y) for weight, side in zip(weights, sides, strict=False))  # 4 or 5 scales
-    return focal(fused, y) + weighted + soft_iou(fused, y)
+    total = focal(fused, y, alpha, gamma, reduction)
+    for weight, side in zip(side_weights, sides, strict=False):  # 4 or 5 scales
+        total = total + weight * focal(side, y, alpha, gamma, reduction)
+    return total + soft_iou_weight * soft_iou(fused, y)
 
 
-def cacpnet_loss(logits: Sequence[Tensor], y: Tensor) -> Tensor:
+def cacpnet_loss(
+    logits: Sequence[Tensor],
+    y: Tensor,
+    *,
+    tversky_weight: float = 0.7,
+    tversky_alpha: float = 0.3,
+    tversky_beta: float = 0.7,
+) -> Tensor:
     """CACPNet: 0.7 Tversky + 0.3 mean absolute error."""
     z = logits[0].float()
-    return 0.7 * tversky(z, y) + 0.3 * (torch.sigmoid(z) - y.float()).abs().mean()
+    distance = (torch.sigmoid(z) - y.float()).abs().mean()
+    return tversky_weight * tversky(z, y, tversky_alpha, tversky_beta) + (1 - tversky_weight) * distance
 
 
-def msfnet_loss(logits: Sequence[Tensor], y: Tensor) -> Tensor:
+def msfnet_loss(
+    logits: Sequence[Tensor],
+    y: Tensor,
+    *,
+    stage_weight: float = 0.5,
+    imbalance_power: float = 0.5,
+    imbalance_cap: float = 10.0,
+    imbalance_exponent: float = 1.0,
+    crack_share: float = 0.0,
+) -> Tensor:
     """Data imbalance loss of the fused map plus half its mean over the stages."""
-    fused, *sides = logits
-    return data_imbalance(fused, y) + 0.5 * torch.stack([data_imbalance(side, y) for side in sides]).mean()
+    fused, *sides = (
+        data_imbalance(z, y, imbalance_power, imbalance_cap, imbalance_exponent, crack_share) for z in logits
+    )
+    return fused + stage_weight * torch.stack(sides).mean()
 
+
+PLAIN: dict[str, Loss] = {"cross-entropy": cross_entropy, "dice": dice, "focal": focal}
 
 LOSSES: dict[str, Loss] = {
     "aelf-unet": aelf_unet_loss,

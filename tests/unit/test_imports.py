@@ -68,8 +68,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
     "training": (
         {*PICTURES, "models", "rendering", "metrics", "layouts", "dataset", "fitting", "memory", "training"},
-        {"numpy", "torch", "cv2"},
+        {"numpy", "torch", "cv2", "lightning_fabric", "tensorboardX"},
     ),
+    "training.search": ({"errors", "spec", "training"}, {"numpy", "optuna", "matplotlib"}),
     "weights": ({"errors"}, set()),
     "cli": ({"errors", "cli"}, {"typer"}),
 }

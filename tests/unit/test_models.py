@@ -33,6 +33,7 @@ SWITCHES: dict[str, dict[str, list[Any]]] = {
         "levels": [4],
         "prior": ["cheap"],
         "norm": ["instance-affine", "batch"],
+        "attention": [False],
         "gate_main": [False],
         "unpool": ["mask", "bilinear"],
         "side_up": ["deconv"],

@@ -20,13 +20,15 @@ from edgecrack.errors import EdgecrackError, SpecError, TrainingError
 from edgecrack.metrics import counts, f_score
 from edgecrack.models import MODELS, build_model, rgb_from_frames
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
-from edgecrack.spec import ModelSpec, threshold_level
+from edgecrack.spec import FrameSpec, ModelSpec, threshold_level
 from edgecrack.training.data import Frames
-from edgecrack.training.fit import CAUTION, FAST, Recipe, Trainer, probability, score
+from edgecrack.training.fit import Trainer
 from edgecrack.training.losses import LOSSES
+from edgecrack.training.recipes import FAST, Recipe
+from edgecrack.training.validation import CAUTION, probability, score
 
 NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.125, "scnet": 0.05}
-TINY = {"steps": 5, "batch": 2, "crop": 32, "warm_up": 2}
+TINY = {"steps": 5, "batch": 2, "crop": FrameSpec(32, 32), "warm_up": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +91,8 @@ def same(one: Path, other: Path) -> bool:
 def test_a_run_writes_what_to_use_what_to_resume_and_what_to_read(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "runs" / name
     best = trainer(folder, name, train=[Roads(), Roads("more", 4)]).run(lambda _: None)
-    assert sorted(path.name for path in folder.iterdir()) == ["best.safetensors", "last.safetensors", "log.jsonl"]
+    written = ["best.safetensors", "last.safetensors", "log.jsonl", "samples", "steps.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == written
     net, spec = load_checkpoint(best)
     assert best == folder / "best.safetensors"
     assert (spec.name, spec.width, spec.trained_on) == (name, NARROW[name], ("roads", "more"))
@@ -271,7 +274,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weight
     [
         {"steps": 0},
         {"batch": 0},
-        {"crop": 31},
+        {"crop": FrameSpec(31, 32)},
         {"minutes": 0},
         {"minutes": math.nan},
         {"warm_up": -1},
@@ -287,8 +290,8 @@ def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("name", "stride"), [("msfnet", 16), ("scnet", 32)])
 def test_a_crop_off_the_stride_is_refused(tmp_path: Path, name: str, stride: int) -> None:
-    with pytest.raises(SpecError, match=f"crop must be a multiple of {stride} for {name}, got 40"):
-        trainer(tmp_path, name, crop=40)
+    with pytest.raises(SpecError, match=f"crop must be a multiple of {stride} for {name}, got 40x32"):
+        trainer(tmp_path, name, crop=FrameSpec(32, 40))
 
 
 def test_a_run_ends_when_its_minutes_are_over(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Exponential moving average of a net's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """The average of the weights of `net`; what is not a number to average, a counter, is taken as it is.
+
+    Args:
+        decay: of the average, 0 for no average at all.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.net, self.decay = net, decay
+        self.tensors = {k: v.detach().clone() for k, v in net.state_dict().items()} if decay else {}
+        self.steps = 0
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After a step. The first steps count more, or the fresh weights would stay in it for long."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in self.net.state_dict().items() if self.decay else ():
+            kept = self.tensors[name]
+            kept.lerp_(value, 1 - decay) if value.is_floating_point() else kept.copy_(value)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """The net has the averaged weights within the block."""
+        if not self.decay:
+            yield
+            return
+        own = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        self.net.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            self.net.load_state_dict(own)
+
+    def load(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take `tensors` and `steps` of a run that is continued."""
+        self.steps = steps
+        for name, kept in self.tensors.items():
+            kept.copy_(tensors[name])

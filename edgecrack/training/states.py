@@ -1,0 +1,81 @@
+"""What a run leaves in its last.safetensors, and what it must have in common with one that continues it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import edgecrack
+from edgecrack.errors import SpecError
+from edgecrack.models.checkpoint import load_tensors, save_tensors
+from edgecrack.spec import METADATA_KEY, ModelSpec
+from edgecrack.training.recipes import Recipe
+
+LAST = "last.safetensors"
+FORMAT = "2"  # of last.safetensors: 1 had a fixed optimiser and schedule, and no number
+
+Parts = Mapping[str, Mapping[str, Tensor]]  # "net", "optimiser", "average", "objective": their tensors by name
+
+
+def identity(spec: ModelSpec, recipe: Recipe, data: list[list[Any]]) -> dict[str, str]:
+    """What two runs have in common when one continues the other: the net, the recipe and the sets, [name, frames] each."""
+    return {METADATA_KEY: spec.to_json(), "recipe": recipe.to_json(), "data": json.dumps(data)}
+
+
+def save_state(path: Path, parts: Parts, progress: Mapping[str, Any], run: Mapping[str, str]) -> None:
+    """Write them, whole or not at all: the file that was there stays until then. Raises SourceError."""
+    tensors = {f"{part}.{name}": value.detach() for part, named in parts.items() for name, value in named.items()}
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    about = {"format": FORMAT, "version": edgecrack.__version__, "state": json.dumps(progress)}
+    save_tensors(path, contiguous, {**run, **about})
+
+
+def load_state(path: Path, run: Mapping[str, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The parts and the progress that `save_state` wrote for the same `run`.
+
+    Raises SpecError saying what differs when it is of another run, and by which version when that is too old.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT:
+        written = metadata.get("version", "an older version")
+        raise SpecError(
+            f"{path} was written by edgecrack {written} in form {metadata.get('format', '1')}, this is "
+            f"{edgecrack.__version__} with form {FORMAT}; start a new run --from its best.safetensors"
+        )
+    different = "; ".join(
+        filter(None, (_difference(key, metadata.get(key, ""), wanted) for key, wanted in run.items()))
+    )
+    if different:
+        raise SpecError(
+            f"{path} is a run of another net, data or recipe ({different}); give the same options or another folder"
+        )
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parts, json.loads(metadata["state"])
+
+
+def stored_recipe(path: str | os.PathLike[str]) -> Recipe | None:
+    """The recipe inside a checkpoint, or None where there is none, as in the shipped ones. Raises SpecError."""
+    _, metadata = load_tensors(path)
+    return Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+
+
+def _difference(key: str, there: str, wanted: str) -> str:
+    """What differs between two JSON texts of a run, in words; nothing if nothing does."""
+    if there == wanted:
+        return ""
+    try:
+        old, new = json.loads(there), json.loads(wanted)
+    except ValueError:
+        return f"its {key} cannot be read"
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"its {key} is {old}, wanted {new}"
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"its {name} is {old.get(name)}, wanted {new.get(name)}" for name in names)
