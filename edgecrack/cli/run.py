@@ -10,6 +10,7 @@ import typer
 from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
 from edgecrack.cli.outputs import OutputOptions, account_of, open_sinks
 from edgecrack.cli.resuming import Beginning, record_of
+from edgecrack.cli.watching import Headless, Live, LiveToken, Mqtt, Places, Watchers, open_watchers
 
 if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector, Sinks
@@ -48,7 +49,7 @@ def run(
     rle: Annotated[bool, typer.Option("--rle", help="Put the masks into the log, as COCO's RLE.")] = False,
     save_when: Annotated[str, typer.Option(help=SAVE_WHEN)] = "always",
     min_crack_share: Annotated[
-        float, typer.Option(help="With --save-when cracks, the share of a frame that makes it a find.")
+        float, typer.Option(help="The share of a frame that makes it a find, for --save-when cracks and --mqtt.")
     ] = 0.001,
     segment: Annotated[
         float | None,
@@ -75,6 +76,10 @@ def run(
     max_reconnects: Annotated[
         int | None, typer.Option(help="Failed tries in a row to reach a camera before giving up; by default for ever.")
     ] = None,
+    live: Live = None,
+    live_token: LiveToken = None,
+    mqtt: Mqtt = None,
+    headless: Headless = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how the source would be read, and end.")] = False,
 ) -> None:
     """Find the cracks in images, a video or a camera's frames: an overlay, a log of JSON lines and, if asked, masks."""
@@ -112,46 +117,43 @@ def run(
     if dry_run:
         typer.echo("\n".join(described(each, options) for each in source))
         return
-    detector = opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
-    with detector, ExitStack() as stack:
+    with ExitStack() as stack:
+        places = Places.open(stack, live=live, live_token=live_token, mqtt=mqtt, min_crack_share=min_crack_share)
+        detector = stack.enter_context(
+            opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
+        )
         beginning = Beginning.of(out, record_of(model, detector, source, options), resume=resume)
         road = beginning.open_source(stack, source, options)
+        after = stack.enter_context(ExitStack())  # whoever watches is sent away when the files are whole
         sinks = open_sinks(stack, road, out, outputs, beginning)
+        watchers = open_watchers(after, places, detector, road, out, sinks, headless=headless)
         with stoppable(road.stop):
-            _run(detector, road, sinks)
+            _run(detector, road, sinks, watchers)
     sinks.check()
 
 
-def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks) -> None:
+def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: Watchers) -> None:
     """Take `road` through `detector` into `sinks`, and say what became of its frames, also when it breaks off."""
     from collections import Counter
     from contextlib import closing
     from time import perf_counter
 
-    from rich.console import Console
-    from rich.progress import track
-
     from edgecrack.runtime import LiveSource
 
-    terminal = Console(stderr=True)
     processed: Counter[str] = Counter()
     crack = pixels = 0
     start = perf_counter()
     try:
-        with closing(detector.stream(road)) as stream:
-            for frame, detection in track(
-                stream,
-                description=detector.backend.name,
-                total=road.count,
-                console=terminal,
-                disable=not terminal.is_terminal,
-            ):
+        with closing(detector.stream(road)) as stream, watchers.view:
+            for frame, detection in stream:
                 sinks.write(frame, detection)
+                watchers.sinks.write(frame, detection)
                 processed[frame.source] += 1
                 crack += detection.crack_pixels
-                pixels += detection.mask.size
+                pixels += detection.height * detection.width
     except BaseException:
         account = account_of(road, sinks, processed)
+        watchers.sinks.write_event(account)
         if isinstance(road, LiveSource):  # of files the log says how far it came, and the error where it ended
             typer.echo(str(account))
         raise
@@ -159,7 +161,9 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks) -> None:
     frames = processed.total()
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
-    typer.echo(str(account_of(road, sinks, processed)))
+    account = account_of(road, sinks, processed)
+    watchers.sinks.write_event(account)
+    typer.echo(str(account))
     typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost)}")
     for name in sinks.lost:
         typer.echo(f"not written to the end: {name}")

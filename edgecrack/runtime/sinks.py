@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -54,10 +54,12 @@ class Sinks(Closing):
 
     Attributes:
         lost: why each sink that was left out was, by its name.
+        on_event: is called with the event of one that is left out, beside the sinks that are not.
     """
 
     def __init__(self) -> None:
         self.lost: dict[str, str] = {}
+        self.on_event: Callable[[Event], None] = lambda event: None
         self._sinks: dict[str, Sink] = {}
 
     @property
@@ -107,7 +109,9 @@ class Sinks(Closing):
         _log.warning("%s; going on without it", error)
         with suppress(SourceError):
             sink.__exit__()
-        self.write_event(Event("left out", name, time.time(), {"reason": str(error)}))
+        event = Event("left out", name, time.time(), {"reason": str(error)})
+        self.write_event(event)
+        self.on_event(event)
 
 
 class _Folder(Closing):

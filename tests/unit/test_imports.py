@@ -42,6 +42,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "cv2", "openvino", "onnxruntime", "av"},
     ),
     "runtime.gstreamer": ({"errors", "runtime"}, {"numpy", "gi"}),
+    "runtime.page": ({"board", "errors", "runtime"}, {"numpy", "cv2", "starlette", "uvicorn"}),
+    "runtime.mqtt": ({"errors", "runtime"}, {"paho"}),
     "runtime.backends.tensorrt": ({"errors", "spec", "runtime", "tensorrt_library"}, {"numpy"}),
     "runtime.backends.engine": ({*FILES, "cuda_probe", "engine_file", "runtime", "tensorrt_library"}, set()),
     "runtime.backends.cuda": ({"errors", "cuda_probe", "runtime"}, {"numpy", "cuda", "pycuda"}),

@@ -1,0 +1,124 @@
+"""Who may watch a run: on the machine itself everybody, from elsewhere whoever has the token."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+from contextlib import suppress
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+from urllib.parse import parse_qs, urlsplit
+
+from edgecrack.errors import SourceError, SpecError
+from edgecrack.runtime.closing import Closing
+
+_SHORTEST = 8  # characters of a token that somebody chose
+
+
+class Door(Closing):
+    """A listening socket, and the rules for whoever comes through it.
+
+    Attributes:
+        socket: listens from the start, so that an address that is taken is known before the run begins.
+        url: where the page is, for a browser; holds the token where it was made up here.
+        token: what a visitor has to know; None on the loopback address, where none is asked for.
+    """
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        """`address` is a port, then of 127.0.0.1, or HOST:PORT; port 0 is any free one.
+
+        Beyond loopback a token is made up where none is given; one that is given is always asked for.
+        Raises SpecError for an address or token that cannot be, SourceError when it cannot be listened on.
+        """
+        host, port = _parsed(address)
+        if token is not None and len(token) < _SHORTEST:
+            raise SpecError(f"a token for the page has at least {_SHORTEST} characters, got {len(token)}")
+        self.socket = _listening(host, port, address)
+        bound, port = self.socket.getsockname()[:2]
+        made_up = token is None and not ip_address(bound).is_loopback
+        self.token = secrets.token_urlsafe(16) if made_up else token
+        self._host = host.lower()
+        self._cookie = f"edgecrack-{port}"  # browsers keep the cookies of all ports of a machine in one jar
+        shown = _reachable(bound) if ip_address(bound).is_unspecified else host
+        place = f"[{shown}]" if ":" in shown else shown
+        self.url = f"http://{place}:{port}/" + (f"?token={self.token}" if made_up else "")
+
+    def refusal(self, method: str, headers: dict[str, str], query: str) -> tuple[int, str] | None:
+        """The status and the words for a request that is not let in; None for one that is.
+
+        `method` is the HTTP method, "WEBSOCKET" where one is to be opened; the names of `headers` are in lower case.
+        """
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.token is None and not self._is_own(host):
+            # Another site's name may have been pointed at this machine, to have a browser read the page for it.
+            return 403, "this page is for the machine itself: open it as http://127.0.0.1"
+        if method != "GET" and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "asked for by the page of another site"
+        if self.token is not None and not self._knows(headers, query):
+            return 401, "a token is needed"
+        return None
+
+    def cookie(self, query: str) -> str | None:
+        """The cookie that spares a visitor the token from here on, where `query` gives the right one."""
+        if self.token is None or not self._is_token(_token_of(query)):
+            return None
+        # Lax, not Strict: the address with the token may be tapped in a chat, and the page after it is asked for too.
+        return f"{self._cookie}={_digest(self.token).hex()}; Path=/; HttpOnly; SameSite=Lax"
+
+    def close(self) -> None:
+        """Listen no more; a second call does nothing."""
+        self.socket.close()
+
+    def _is_own(self, host: str) -> bool:
+        with suppress(ValueError):
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+            return name in ("localhost", self._host) or ip_address(name).is_loopback
+        return False
+
+    def _knows(self, headers: dict[str, str], query: str) -> bool:
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        jar: SimpleCookie = SimpleCookie()
+        with suppress(CookieError):
+            jar.load(headers.get("cookie", ""))
+        known = jar[self._cookie].value if self._cookie in jar else ""
+        same = secrets.compare_digest(known.encode(), _digest(self.token or "").hex().encode())
+        return self._is_token(bearer) or self._is_token(_token_of(query)) or same
+
+    def _is_token(self, given: str) -> bool:
+        """Compared by digests in constant time: neither content nor length can be guessed from how long it takes."""
+        return secrets.compare_digest(_digest(given), _digest(self.token or ""))
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:(?:\[([^\[\]]+)\]|([^:\[\]]+)):)?(\d{1,5})", address, re.ASCII)
+    if not found or int(found[3]) > 65535:
+        raise SpecError(f"the page is at PORT or HOST:PORT, such as 8080 or 0.0.0.0:8080, got {address!r}")
+    return found[1] or found[2] or "127.0.0.1", int(found[3])
+
+
+def _listening(host: str, port: int, address: str) -> socket.socket:
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(place[0]), port), family=family)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise SourceError(f"the page cannot be at {address}: {reason}; give --live another address or port") from error
+
+
+def _reachable(bound: str) -> str:
+    """An address by which other machines reach one that listens on all of its own."""
+    family, elsewhere = (socket.AF_INET, "192.0.2.1") if "." in bound else (socket.AF_INET6, "2001:db8::1")
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))  # an address of the documentation's: nothing is sent, but a way out is chosen
+        return str(probe.getsockname()[0])
+    return socket.gethostname()
+
+
+def _token_of(query: str) -> str:
+    return parse_qs(query).get("token", [""])[0]
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()

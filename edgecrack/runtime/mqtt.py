@@ -1,0 +1,181 @@
+"""Telling an MQTT broker what happens: the events of cameras, places that were marked, and finds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from edgecrack.errors import MissingDependency, SpecError
+from edgecrack.runtime.account import Account
+from edgecrack.runtime.address import redacted
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.detection import Detection
+from edgecrack.runtime.evidence import check_share, is_find
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import Event, iso_time
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+    from paho.mqtt.reasoncodes import ReasonCode
+
+_log = logging.getLogger("edgecrack")
+_KEPT = 1000  # messages that wait for a broker that is away: some 300 kB
+_PAUSE = 1.0  # seconds between two finds of a source
+_FLUSH = 0.5  # seconds that the last messages have at the end
+_PATIENCE = 1.0  # seconds that the thread has to end
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where messages go; shown without its password."""
+
+    host: str
+    port: int
+    topic: str
+    secure: bool
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Broker:
+        """`mqtt://USER:PASSWORD@HOST:PORT/TOPIC`, or `mqtts://` for TLS; all but the host may be left out.
+
+        The port is then 1883 or 8883 and the topic "edgecrack". Raises SpecError, without the password.
+        """
+        # Up to the last @, as in sources: passwords hold @ and /, and people do not escape them.
+        found = re.fullmatch(
+            r"(?i)(mqtts?)://(?:(.*)@)?(\[[^\[\]]+\]|[^:/@\[\]]+)(?::(\d{1,5}))?(?:/(.*))?", url.strip()
+        )
+        if not found or not 0 < int(found[4] or 1) < 65536:
+            raise SpecError(f"a broker is mqtt://USER:PASSWORD@HOST:PORT/TOPIC or mqtts://..., got {redacted(url)!r}")
+        secure = found[1].lower() == "mqtts"
+        user, colon, password = (found[2] or "").partition(":")
+        topic = (found[5] or "").strip("/") or "edgecrack"
+        if re.search("[+#\0]", topic):
+            raise SpecError(f"a topic to publish to holds no + and no #, got {topic!r}")
+        port = int(found[4] or (8883 if secure else 1883))
+        secret = unquote(password) if colon else None
+        return cls(found[3].strip("[]"), port, topic, secure, unquote(user) or None, secret)
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.secure else 'mqtt'}://{self.host}:{self.port}/{self.topic}"
+
+
+class MqttMessages(Closing):
+    """A sink and a listener: TOPIC/events has what the log has of events, TOPIC/finds a frame with cracks.
+
+    Messages are JSON, with QoS 1. Of finds at most one a second and source is sent, and of runs of dropped frames none. A
+    broker that is away is tried anew every 1 to 30 s by a thread of its own, and nothing waits for it: 1000 messages are
+    kept for it, those that come after are counted and left out.
+
+    Attributes:
+        lost: messages that were not sent, for too many waited.
+    """
+
+    def __init__(self, broker: Broker, *, share: float = 0.001) -> None:
+        """A find is a frame with crack, of which it takes `share` (0..1) of the pixels or more.
+
+        Raises MissingDependency, SpecError for a share that cannot be.
+        """
+        try:
+            from paho.mqtt.client import Client
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ImportError as error:
+            raise MissingDependency("MQTT needs paho-mqtt 2; pip install 'edgecrack[live]'") from error
+        self.broker = broker
+        self.lost = 0
+        self._share = check_share(share)
+        self._found: dict[str, float] = {}  # when a find of a source was sent
+        self._lock = threading.Lock()  # marks come from another thread than finds
+        self._queued = self._sent = 0
+        self._said = ""
+        self._client: Client | None
+        self._client = client = Client(CallbackAPIVersion.VERSION2)
+        client.max_queued_messages_set(_KEPT)
+        client.reconnect_delay_set(1, 30)
+        client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
+        client.on_publish = self._on_publish
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        if broker.secure:
+            client.tls_set()
+        client.connect_async(broker.host, broker.port, keepalive=30)
+        client.loop_start()
+
+    def write(self, frame: Frame, detection: Detection) -> None:
+        """Send a frame whose cracks are a find, unless another was sent less than a second ago."""
+        now = time.monotonic()
+        due = now - self._found.get(frame.source, -_PAUSE) >= _PAUSE
+        if not due or not is_find(detection, self._share):
+            return
+        self._found = {source: sent for source, sent in self._found.items() if now - sent < _PAUSE}
+        self._found[frame.source] = now
+        place = {"index": frame.index, "source": frame.source, "time": frame.captured_at}
+        utc = {} if frame.utc is None else {"utc": iso_time(frame.utc)}
+        self._send("finds", {**place, **utc, **detection.to_json()})
+
+    def write_event(self, event: Event | Account) -> None:
+        """Send what happened to a camera, or what became of its frames."""
+        if not isinstance(event, Event) or event.name != "dropped":  # many a second, and in the log
+            self._send("events", event.to_json())
+
+    def close(self) -> None:
+        """Send what waits, if the broker is there, and end the thread, within about a second; a second call does nothing.
+
+        A thread that waits for a broker which does not answer ends by itself when that gave up, some seconds later.
+        """
+        client, self._client = self._client, None
+        if client is None:
+            return
+        deadline = time.monotonic() + _FLUSH
+        while client.is_connected() and self._sent < self._queued and time.monotonic() < deadline:
+            time.sleep(0.01)
+        client.disconnect()
+        end = threading.Thread(target=client.loop_stop, name="edgecrack mqtt", daemon=True)  # it waits without a limit
+        end.start()
+        end.join(_PATIENCE / 2)
+        if end.is_alive() and isinstance(stalled := client.socket(), socket.socket):  # of TLS too
+            with suppress(OSError):  # it has ended meanwhile
+                stalled.shutdown(socket.SHUT_RDWR)
+            end.join(_PATIENCE / 2)
+        unsent = self._queued - self._sent + self.lost
+        if unsent:
+            _log.warning("%d messages did not reach %s", unsent, self.broker)
+
+    def _send(self, kind: str, message: Mapping[str, object]) -> None:
+        from paho.mqtt.enums import MQTTErrorCode
+
+        if self._client is None:
+            return
+        with self._lock:
+            sent = self._client.publish(f"{self.broker.topic}/{kind}", json.dumps(message), qos=1)
+            if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+                self.lost += 1
+            else:
+                self._queued += 1
+
+    # The following are called by the client's thread.
+
+    def _on_connect(self, client: Client, data: object, flags: object, reason: ReasonCode, *properties: object) -> None:
+        self._say(f"refused: {reason}" if reason.is_failure else "")
+
+    def _on_connect_fail(self, client: Client, data: object) -> None:
+        self._say("cannot be reached")
+
+    def _on_publish(self, *arguments: object) -> None:
+        self._sent += 1
+
+    def _say(self, trouble: str) -> None:
+        """Log what is the matter with the broker, when that changes."""
+        if trouble and trouble != self._said:
+            _log.warning("%s %s; trying again", self.broker, trouble)
+        self._said = trouble

@@ -1,0 +1,267 @@
+"""A page for the tablet in the cab: what the detector sees, how it fares, its threshold, and a button to mark a place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.resources import files
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.board import temperatures
+from edgecrack.errors import MissingDependency, SourceError, SpecError
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.detection import Detection
+from edgecrack.runtime.detector import CrackDetector
+from edgecrack.runtime.door import Door
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import Event
+from edgecrack.runtime.readings import Readings
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.datastructures import Headers
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.websockets import WebSocket, WebSocketClose, WebSocketDisconnect
+except ImportError as missing:
+    raise MissingDependency("the page needs Starlette and uvicorn; pip install 'edgecrack[live]'") from missing
+
+_log = logging.getLogger("edgecrack")
+_SIDE = 1280  # pixels of the longer side of a picture; a tablet shows no more
+_QUALITY = 80  # of a JPEG
+_RATE = 15  # pictures a second of a source at most: the rest of the CPU is the detector's
+_TICK = 0.02  # seconds between two looks for news
+_TOLD = 0.5  # seconds between two readings
+_PATIENCE = 10  # seconds in which a viewer has to ask for more
+_VIEWERS = 32  # connections at a time
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_HEADERS = {
+    # WebSockets are named for Safari, where 'self' did not cover them until 15.4
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Page(Closing):
+    """Serves the page from a thread of its own, which ends with `close`.
+
+    A viewer asks for each picture or reading when it has shown the one before, and is given the newest: one that is slow
+    sees fewer, none is queued, and nothing waits for it. Pictures are drawn and encoded only while somebody watches.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        detector: CrackDetector,
+        readings: Readings,
+        folder: str | os.PathLike[str],
+        mark: Callable[[Event], None],
+    ) -> None:
+        """Start to serve at `door`, which is closed with the page.
+
+        `readings` is what is shown, and whoever runs the detector writes to it; the page sets the detector's threshold.
+        `folder` is where the run writes: the free space of its disk is shown. `mark` is called with an Event "marked"
+        for each source, by the page's thread, and raises SourceError where it could not be written.
+        """
+        self.url = door.url
+        self._door, self._detector, self._readings = door, detector, readings
+        self._folder, self._mark = folder, mark
+        self._pictures = _Pictures(readings)
+        self._board: tuple[float, dict[str, float | None]] = (-math.inf, {})
+        self._files = {
+            path: (files("edgecrack.runtime").joinpath(name).read_bytes(), kind)
+            for path, (name, kind) in _FILES.items()
+        }
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                _Guarded(self._app(), door),
+                http="h11",
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,  # a JPEG gets no smaller
+                ws_max_size=1024,
+                lifespan="off",
+                log_config=None,
+                log_level="critical",
+                access_log=False,  # an address may hold the token
+                loop="asyncio",
+                server_header=False,
+                limit_concurrency=_VIEWERS,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        run = self._server.run
+        self._thread = threading.Thread(target=run, args=([door.socket],), name="edgecrack page", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send the viewers away and end the thread, within about a second; a second call does nothing."""
+        self._server.should_exit = True
+        self._thread.join(3)
+        self._door.close()
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                *(Route(path, self._show) for path in _FILES),
+                Route("/threshold", self._set_threshold, methods=["POST"]),
+                Route("/mark", self._mark_place, methods=["POST"]),
+                WebSocketRoute("/watch", self._watch),
+            ]
+        )
+
+    async def _show(self, request: Request) -> Response:
+        name, kind = _FILES[request.url.path]
+        return Response(_read(name), media_type=kind)
+
+    async def _set_threshold(self, request: Request) -> Response:
+        given = request.query_params.get("value", "")
+        try:
+            self._detector.threshold = float(given)
+        except (SpecError, ValueError):
+            return PlainTextResponse(f"wanted value=, a number in (0, 1], got {given!r}", 400)
+        return JSONResponse({"threshold": self._detector.threshold})
+
+    async def _mark_place(self, request: Request) -> Response:
+        events = [_marked(newest[1]) for newest in self._readings.newest() if newest]
+        if not events:
+            return PlainTextResponse("no frame came yet, so that nothing was marked", 409)
+        try:
+            for event in events:
+                self._mark(event)
+        except SourceError as error:
+            return PlainTextResponse(str(error), 507)
+        return JSONResponse([event.to_json() for event in events])
+
+    async def _watch(self, viewer: WebSocket) -> None:
+        await viewer.accept()
+        shown = dict.fromkeys(range(len(self._readings.newest())), 0)
+        told = -math.inf
+        with suppress(WebSocketDisconnect, asyncio.TimeoutError):
+            while not self._server.should_exit:
+                await asyncio.wait_for(viewer.receive_text(), _PATIENCE)  # it has shown what it got, and wants more
+                while not self._server.should_exit:
+                    if time.monotonic() - told >= _TOLD:
+                        told = time.monotonic()
+                        await viewer.send_json(self._state())
+                        break
+                    if picture := self._pictures.after(shown):
+                        await viewer.send_bytes(picture)
+                        break
+                    await asyncio.sleep(_TICK)
+            await viewer.close(1001)
+
+    def _state(self) -> dict[str, object]:
+        """What is told beside the pictures."""
+        now = time.monotonic()
+        if now - self._board[0] >= 2:
+            free = None
+            with suppress(OSError):
+                free = float(shutil.disk_usage(self._folder).free)
+            self._board = now, {"temperature": max(temperatures().values(), default=None), "free": free}
+        return {
+            "sources": [asdict(reading) for reading in self._readings.now()],
+            "threshold": self._detector.threshold,
+            "troubles": self._readings.troubles(),
+            **self._board[1],
+        }
+
+
+class _Pictures:
+    """The newest picture of every source as a message: the source's number in one byte, then a JPEG. For one thread."""
+
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
+        self._messages: dict[int, tuple[int, float, bytes]] = {}  # by source: the frame's number, when encoded, message
+
+    def after(self, shown: dict[int, int]) -> bytes | None:
+        """A picture newer than those in `shown`: by source, the longest ago first, how far the viewer has come."""
+        newest = self._readings.newest()
+        for number, seen in list(shown.items()):
+            picture = newest[number]
+            if picture is None or picture[0] == seen:
+                continue
+            serial, message = self._encoded(number, *picture)
+            if serial != seen:
+                del shown[number]
+                shown[number] = serial  # now at the end
+                return message
+        return None
+
+    def _encoded(self, number: int, serial: int, frame: Frame, detection: Detection) -> tuple[int, bytes]:
+        done = self._messages.get(number)
+        now = time.monotonic()
+        if done is None or (done[0] != serial and now - done[1] >= 1 / _RATE):
+            done = self._messages[number] = serial, now, bytes([number]) + _jpeg(detection.plot(frame.image))
+        return done[0], done[2]
+
+
+class _Guarded:
+    """The page behind its door."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app, self._door = app, door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
+        query = scope["query_string"].decode("latin-1")
+        refusal = self._door.refusal(method, dict(Headers(scope=scope)), query)
+        answer: ASGIApp = self._app
+        if refusal and method == "WEBSOCKET":
+            answer = WebSocketClose(1008, refusal[1])
+        elif refusal and refusal[0] == 401 and scope["path"] == "/":
+            answer = Response(_read("door.html"), 401, media_type="text/html")
+        elif refusal and scope["path"] != "/page.css":  # which the form needs too, and which tells nothing
+            answer = PlainTextResponse(refusal[1], refusal[0])
+        elif scope["path"] == "/" and (cookie := self._door.cookie(query)):
+            answer = Response(status_code=303, headers={"location": "/", "set-cookie": cookie})
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        try:
+            await answer(scope, receive, send_guarded)
+        except Exception:  # a bug, of which uvicorn would say no word
+            _log.exception("the page failed")
+            raise
+
+
+def _read(name: str) -> bytes:
+    return files("edgecrack.runtime").joinpath(name).read_bytes()
+
+
+def _marked(frame: Frame) -> Event:
+    details: dict[str, str | int | float] = {"index": frame.index}
+    if frame.captured_at is not None:
+        details["time"] = frame.captured_at
+    return Event("marked", frame.source, time.time(), details)
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    scale = _SIDE / max(image.shape)
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])

@@ -1,0 +1,147 @@
+"""What somebody who watches a run wants to read: each source's state, pace, delay, drops, and its newest picture."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgecrack.runtime.account import Account, Counted
+from edgecrack.runtime.closing import Closing
+from edgecrack.runtime.detection import Detection
+from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.live import Event, LiveSource
+
+if TYPE_CHECKING:
+    from edgecrack.runtime.sources import CountedSource
+
+_KEPT = 30  # frames over which the pace is taken
+_PAUSE = 1.0  # seconds without a frame from which on the pace falls
+# what an Event makes of the state of its camera; the others leave it as it is
+_STATES = {
+    **dict.fromkeys(("connected", "reconnected", "resized"), "connected"),
+    **dict.fromkeys(("lost", "unreachable"), "lost"),
+    "ended": "ended",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One source at one moment.
+
+    Attributes:
+        name: of the source, without passwords.
+        state: "waiting" (nothing came yet), "connected", "lost" or "ended"; a file is "connected" from its first frame on.
+        reason: why it is lost; "" otherwise.
+        frames: that were processed so far.
+        pace: frames a second, over the last 30.
+        latency: milliseconds from the arrival of the newest frame until it was processed; of a file, what its stages took.
+        silence: seconds since the newest frame was processed; None before the first.
+        dropped: frames that were dropped so far, without those that were not asked for (`SourceOptions.every`).
+        index: of the newest frame; None before the first.
+        crack_share: of the newest frame, 0..1; None before the first.
+    """
+
+    name: str
+    state: str
+    reason: str
+    frames: int
+    pace: float
+    latency: float
+    silence: float | None
+    dropped: int
+    index: int | None
+    crack_share: float | None
+
+
+@dataclass
+class _Dial:
+    """What is known of one source; guarded by the lock of its Readings."""
+
+    source: Counted
+    state: str = "waiting"
+    reason: str = ""
+    frames: int = 0
+    latency: float = 0.0
+    crack_share: float | None = None
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    newest: tuple[Frame, Detection] | None = None
+
+    def take(self, frame: Frame, detection: Detection, now: float) -> None:
+        self.frames += 1
+        self.times.append(now)
+        self.newest = frame, detection
+        self.crack_share = detection.crack_share
+        live = frame.monotonic is not None
+        self.latency = 1e3 * (now - frame.monotonic) if live and frame.monotonic else sum(detection.speed.values())
+        if not live:  # files have no events
+            self.state = "connected"
+
+    def pace(self, now: float) -> float:
+        if len(self.times) < 2:
+            return 0.0
+        until = self.times[-1] if now - self.times[-1] < _PAUSE else now
+        return (len(self.times) - 1) / max(1e-6, until - self.times[0])
+
+    def reading(self, now: float) -> Reading:
+        return Reading(
+            name=self.source.name,
+            state=self.state,
+            reason=self.reason,
+            frames=self.frames,
+            pace=self.pace(now),
+            latency=self.latency,
+            silence=now - self.times[-1] if self.times else None,
+            dropped=sum(count for cause, count in dict(self.source.dropped).items() if cause != "every"),
+            index=self.newest and self.newest[0].index,
+            crack_share=self.crack_share,
+        )
+
+
+class Readings(Closing):
+    """A sink and a listener of events that keeps the newest of each source, and nothing else; any thread may read it."""
+
+    def __init__(self, source: CountedSource) -> None:
+        """`source` is what is streamed: of cameras each is read by itself, files that are read in turn are one."""
+        self._lock = threading.Lock()
+        self._troubles: dict[str, str] = {}
+        parts = source.parts if isinstance(source, LiveSource) else [source]
+        self._dials = {part.name: _Dial(part) for part in parts}
+
+    def write(self, frame: Frame, detection: Detection) -> None:
+        """Take the newest frame of a source; waits for nobody."""
+        now = time.monotonic()
+        _ = detection.crack_share  # computed here: who reads is never kept waiting, nor keeps the next frame waiting
+        with self._lock:
+            self._dial(frame.source).take(frame, detection, now)
+
+    def write_event(self, event: Event | Account) -> None:
+        """Take what happened to a camera or to what is written; an account is of no moment."""
+        with self._lock:
+            if isinstance(event, Event) and event.name == "left out":
+                self._troubles[event.source] = str(event.details.get("reason", ""))
+            elif isinstance(event, Event) and event.name in _STATES and event.source in self._dials:
+                dial = self._dials[event.source]
+                dial.state, dial.reason = _STATES[event.name], str(event.details.get("reason", ""))
+
+    def now(self) -> list[Reading]:
+        """Of every source, in the order in which they were given."""
+        now = time.monotonic()
+        with self._lock:
+            return [dial.reading(now) for dial in self._dials.values()]
+
+    def newest(self) -> list[tuple[int, Frame, Detection] | None]:
+        """How many frames of every source were processed, the newest and its detection, in the same order; or None."""
+        with self._lock:
+            return [dial.newest and (dial.frames, *dial.newest) for dial in self._dials.values()]
+
+    def troubles(self) -> list[str]:
+        """Why each of what is not written any more is not."""
+        with self._lock:
+            return list(self._troubles.values())
+
+    def _dial(self, source: str) -> _Dial:
+        # The frames of a folder are named by their files: they belong to the only source there is.
+        return self._dials.get(source) or next(iter(self._dials.values()))
