@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgecrack.cli import app
-from edgecrack.errors import SourceError, SourceLost, SpecError
+from edgecrack.errors import FrameError, SourceError, SourceLost, SpecError
 from edgecrack.runtime import Account, CrackDetector, JsonLines, SourceOptions, open_backend, open_source
 from edgecrack.spec import FrameSpec, ModelSpec
 
@@ -254,6 +254,16 @@ def test_a_file_that_cannot_be_read_ends_the_run_before_it_begins(video, tmp_pat
     (tmp_path / "torn.avi").write_bytes(video.read_bytes()[:200])
     with pytest.raises(SourceError, match=r"torn\.avi is not a video"):
         open_source([video, tmp_path / "torn.avi"])
+
+
+def test_a_file_that_turns_out_damaged_ends_the_run_there(video, folder, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    frames = []
+    source = open_source([video, tmp_path / "torn.png", folder])
+    with source, pytest.raises((SourceError, FrameError), match=r"torn\.png"):
+        frames.extend(source)
+    assert [frame.index for frame in frames] == list(range(7))
+    assert source.read == 7
 
 
 @pytest.mark.parametrize(
