@@ -1,24 +1,31 @@
-"""Score every shipped net on the labelled data: `make results`.
+"""Score nets on the labelled data: `make results`.
 
 Each test list is scored at its frames' own size, rounded up to the net's stride, for fp32 and both INT8 flavours. The table
-goes to stdout and to results.md, all metrics to results.json, the scores also into the nets' cards with --cards.
+goes to stdout and to results.md, all metrics to results.json, some scores also into the nets' cards with --cards. What is
+scored is kept in a folder scores/ beside them, one file for each net, flavour and list: a run that was killed goes on where
+it was, and what changed (weights, ranges, frames, versions) is scored anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import Ranges
 from edgecrack.dataset import Dataset, open_dataset
+from edgecrack.errors import EdgecrackError, SpecError
 from edgecrack.evaluation import evaluate
 from edgecrack.export.graph import onnx_from_model
 from edgecrack.files import write_atomic
@@ -30,7 +37,44 @@ from edgecrack.spec import FrameSpec
 from edgecrack.weights import card_path, ranges_path, weights_path
 
 SETS = ("road_survey", "uav", "cfd", "negatives_concrete", "negatives_road")
-FLAVOURS = ("fp32", "int8", "int8-cpu")
+FLAVOURS = {"fp32": None, "int8": "tensorrt", "int8-cpu": "cpu"}  # -> the target of its INT8
+COLUMNS = {  # of the table; `best` is at the best single threshold for the list, `shipped` at the net's own
+    "best_f1": "strict best F1 (ODS)",
+    "ois": "OIS",
+    "average_precision": "AP",
+    "iou": "crack IoU",
+    "patch_f1": "patch F1",
+    "f1": "strict F1, shipped",
+    "best_f1_2px": "2-pixel best F1",
+    "f1_2px": "2-pixel F1, shipped",
+    "best_f1_5px": "5-pixel best F1",
+    "fired_share": "pixels that fire",
+}
+CARD = (  # what the cards keep
+    *COLUMNS,
+    *("best_f1_threshold", "best_f1_2px_threshold", "best_f1_5px_threshold", "f1_at_0.5", "area_under_curve"),
+    *("iou_frame_mean", "mean_iou", "aiu", "f0.3_frame_mean", "f0.3"),
+)
+LIBRARIES = ("edgecrack", "numpy", "opencv-python", "openvino", "onnxruntime", "torch")
+
+
+@dataclass(frozen=True)
+class Net:
+    """A shipped net, or a checkpoint of the user's with its ranges beside it, if it has any."""
+
+    name: str
+    weights: Path
+    ranges: Path
+
+    @classmethod
+    def of(cls, text: str) -> Net:
+        """A name of `MODELS`, or the path of a checkpoint NAME.safetensors, its ranges being NAME.ranges.json."""
+        if text in MODELS:
+            return cls(text, weights_path(text), ranges_path(text))
+        weights = Path(text)
+        if not weights.is_file():
+            raise SpecError(f"{text} is no checkpoint, and the nets are {', '.join(MODELS)}")
+        return cls(str(weights.with_suffix("")), weights, weights.with_suffix(".ranges.json"))
 
 
 @dataclass(frozen=True)
@@ -44,33 +88,102 @@ class Row:
     report: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """Rows that were scored before, one file each; a row is given back as long as its `key` says the same."""
+
+    folder: Path
+    fresh: bool
+
+    def path(self, net: Net, flavour: str, dataset: str) -> Path:
+        name = net.name.strip("./").replace("/", "-")
+        return self.folder / f"{name}.{flavour}.{dataset}.json"
+
+    def find(self, path: Path, key: dict[str, Any]) -> Row | None:
+        """The row of this key; None where there is none, or `fresh` ones are wanted."""
+        if self.fresh or not path.is_file():
+            return None
+        try:
+            kept = json.loads(path.read_text())
+            return Row(**kept["row"]) if kept["key"] == key else None
+        except (ValueError, KeyError, TypeError):  # not of this version
+            return None
+
+    def keep(self, path: Path, key: dict[str, Any], row: Row) -> None:
+        write_atomic(path, json.dumps({"key": key, "row": asdict(row)}, indent=1) + "\n")
+
+
 def data_folder() -> Path:
     """Where the labelled data are: EDGECRACK_DATA, or ../shared/data."""
     return Path(os.environ.get("EDGECRACK_DATA", "../shared/data"))
 
 
-def rows(models: list[str], sets: list[str], every: int, backend: str) -> Iterator[Row]:
-    """Export and score; a row as soon as it is known."""
-    for name in models:
-        for dataset in (open_dataset(data_folder() / folder, "test").every(every) for folder in sets):
-            with tempfile.TemporaryDirectory() as folder:
-                for flavour, path in export(name, dataset, Path(folder)).items():
-                    with CrackDetector(path, backend=backend) as detector:
-                        report = evaluate(detector, dataset).to_json()
-                        yield Row(name, flavour, dataset.name, str(detector.spec.frame), report)
+def rows(options: argparse.Namespace, shelf: Shelf) -> Iterator[Row]:
+    """Export and score what is not on the shelf; a row as soon as it is known."""
+    sets = [open_dataset(data_folder() / name, "test").every(options.every) for name in options.sets.split(",")]
+    for net in map(Net.of, options.models.split(",")):
+        for dataset in sets:
+            yield from _of_set(net, dataset, options, shelf)
 
 
-def export(name: str, dataset: Dataset, folder: Path) -> dict[str, Path]:
-    """The three flavours of the shipped net at the size of the data set's frames."""
-    net, spec = load_checkpoint(weights_path(name))
-    spec = replace(spec, frame=own_size(dataset, net.stride))
-    fp32 = onnx_from_model(net, spec, folder / "fp32.onnx")
-    ranges = Ranges.load(ranges_path(name))
+def _of_set(net: Net, dataset: Dataset, options: argparse.Namespace, shelf: Shelf) -> Iterator[Row]:
+    key = key_of(net, dataset, options)
+    flavours = [name for name in options.flavours.split(",") if FLAVOURS[name] is None or net.ranges.is_file()]
+    kept = {name: shelf.find(shelf.path(net, name, dataset.name), key) for name in flavours}
+    with tempfile.TemporaryDirectory() as folder:
+        files = export(net, dataset, [name for name in flavours if not kept[name]], Path(folder))
+        for flavour in flavours:
+            row = kept[flavour] or _scored(net, flavour, files[flavour], dataset, options)
+            if not kept[flavour]:
+                shelf.keep(shelf.path(net, flavour, dataset.name), key, row)
+            yield row
+
+
+def _scored(net: Net, flavour: str, model: Path, dataset: Dataset, options: argparse.Namespace) -> Row:
+    start = perf_counter()
+    with CrackDetector(model, backend=options.backend) as detector:
+        found = evaluate(detector, dataset, draws=options.draws)
+        row = Row(net.name, flavour, dataset.name, str(detector.spec.frame), found.to_json())
+    print(f"{net.name} {flavour} {dataset.name}: {perf_counter() - start:.0f} s", file=sys.stderr)
+    return row
+
+
+def key_of(net: Net, dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
+    """What a row hangs on, but for the code: --fresh scores anew when that changed."""
+    frames = [(path.name, path.stat().st_size) for path in (*dataset.images, *(dataset.masks or ()))]
     return {
-        "fp32": fp32,
-        "int8": int8_from_onnx(fp32, ranges, folder / "int8.onnx", target="tensorrt"),
-        "int8-cpu": int8_from_onnx(fp32, ranges, folder / "int8-cpu.onnx", target="cpu"),
+        "weights": _sha256(net.weights.read_bytes()),
+        "ranges": _sha256(net.ranges.read_bytes()) if net.ranges.is_file() else "",
+        "frames": _sha256(repr(frames).encode()),
+        "backend": options.backend,
+        "draws": options.draws,
+        "versions": {name: _version(name) for name in LIBRARIES},
     }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+def export(net: Net, dataset: Dataset, flavours: list[str], folder: Path) -> dict[str, Path]:
+    """The net in these flavours at the size of the data set's frames."""
+    if not flavours:
+        return {}
+    model, spec = load_checkpoint(net.weights)
+    spec = replace(spec, frame=own_size(dataset, model.stride))
+    files = {"fp32": onnx_from_model(model, spec, folder / "fp32.onnx")}
+    for flavour in flavours:
+        if target := FLAVOURS[flavour]:
+            ranges = Ranges.load(net.ranges)
+            files[flavour] = int8_from_onnx(files["fp32"], ranges, folder / f"{flavour}.onnx", target=target)
+    return files
 
 
 def own_size(dataset: Dataset, stride: int) -> FrameSpec:
@@ -80,53 +193,59 @@ def own_size(dataset: Dataset, stride: int) -> FrameSpec:
     return FrameSpec(height, width)
 
 
-HEAD = (
-    "| net | flavour | test list | frames | at | strict best F1 | strict F1 | 2-pixel best F1 | 2-pixel F1 | pixels that fire |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
-)
+HEAD = f"| net | flavour | test list | frames | at | {' | '.join(COLUMNS.values())} |\n{'|---' * (5 + len(COLUMNS))}|"
 
 
 def line(row: Row) -> str:
-    """A row of the table; `best` is at the best single threshold for the list, the other at the shipped one."""
+    """A row of the table."""
     scores = row.report["scores"]
-    names = ("best_f1", "f1", "best_f1_2px", "f1_2px", "fired_share")
-    cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+    cells = [f"{scores[name]:.4f}" if name in scores else "" for name in COLUMNS]
     return (
         f"| {row.model} | {row.flavour} | {row.dataset} | {row.report['frames']} | {row.size} | {' | '.join(cells)} |"
     )
 
 
 def write_cards(found: list[Row]) -> None:
-    """Put the scores into the card of each net."""
-    for name in {row.model for row in found}:
+    """Put the scores into the card of each shipped net; those of other lists and flavours stay."""
+    for name in {row.model for row in found} & set(MODELS):
         card = json.loads(card_path(name).read_text())
-        card["scores"] = {
-            dataset: {
-                row.flavour: {"frames": row.report["frames"], **row.report["scores"]}
-                for row in found
-                if (row.model, row.dataset) == (name, dataset)
-            }
-            for dataset in dict.fromkeys(row.dataset for row in found)
-        }
+        for row in found:
+            if row.model == name:
+                scores = {key: row.report["scores"][key] for key in CARD if key in row.report["scores"]}
+                card["scores"].setdefault(row.dataset, {})[row.flavour] = {"frames": row.report["frames"], **scores}
         write_atomic(card_path(name), json.dumps(card, indent=1) + "\n")
 
 
-def main() -> None:
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(MODELS), help="shipped nets, or checkpoints NAME.safetensors")
     parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--flavours", default=",".join(FLAVOURS), help="int8 is for TensorRT, and slow without it")
     parser.add_argument("--every", type=int, default=1, help="score every N-th frame only")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--draws", type=int, default=1000, help="of frames, for the intervals in results.json")
     parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--fresh", action="store_true", help="score anew what was scored before")
     parser.add_argument("--cards", action="store_true", help="write the scores into the shipped cards")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    unknown = set(options.flavours.split(",")) - set(FLAVOURS)
+    if unknown or options.every < 1:
+        parser.error(f"flavours are {', '.join(FLAVOURS)}, and --every is at least 1")
     if not data_folder().is_dir():
         raise SystemExit(f"no labelled data in {data_folder()}; set EDGECRACK_DATA to a folder with {', '.join(SETS)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = options_of(arguments)
     print(HEAD, flush=True)
     found = []
-    for row in rows(options.models.split(","), options.sets.split(","), options.every, options.backend):
-        found.append(row)
-        print(line(row), flush=True)
+    try:
+        for row in rows(options, Shelf(options.out / "scores", options.fresh)):
+            found.append(row)
+            print(line(row), flush=True)
+    except EdgecrackError as error:
+        raise SystemExit(f"{error}; what was scored is kept, the same command goes on") from error
     write_atomic(options.out / "results.md", "\n".join([HEAD, *map(line, found)]) + "\n")
     write_atomic(options.out / "results.json", json.dumps([vars(row) for row in found], indent=1) + "\n")
     if options.cards:
