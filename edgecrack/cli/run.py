@@ -87,7 +87,7 @@ def run(
 
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions
-    from edgecrack.runtime.connections import described
+    from edgecrack.runtime.sources import described
     from edgecrack.spec import FrameSpec
 
     options = SourceOptions(

@@ -33,6 +33,7 @@ SCHEMES = NETWORK | {"v4l2", "csi", "gst", "raw"}
 _SILENT = "nothing came within the time-out"
 _ALWAYS = {"flip", "drop", "max_reconnects"}
 _ASKED = {"size", "rate"}
+_WAYS = {"v4l2": "OpenCV's V4L2", "raw": "a pipe"}
 
 # OpenCV waits ten seconds for a V4L2 camera that is silent; it reads this when the camera is opened.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
@@ -44,9 +45,7 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
     Raises MissingDependency or SourceError when this machine cannot read such a source at all, SpecError for an option
     that it does not take.
     """
-    scheme, name = scheme_of(source), redacted(source)
-    allowed = {"v4l2": _ASKED | {"codec"}, "csi": _ASKED}.get(scheme, set())
-    options.check(f"{scheme}", allowed | _ALWAYS)
+    scheme = _check(source, options)
     connect: Callable[[], Connection]
     rate = options.rate
     if scheme == "v4l2":
@@ -58,10 +57,9 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
         size, rate = raw_format(source)
         connect = partial(PipeConnection, size)
     else:
-        check_url(source)
         _check_network(scheme)
         connect = partial(NetworkConnection, source, options.timeout)
-    return LiveSource(Camera(name, connect, options, rate=rate))
+    return LiveSource(Camera(redacted(source), connect, options, rate=rate))
 
 
 class NetworkConnection:
@@ -230,25 +228,30 @@ def _open_gstreamer(pipeline: str, timeout: float) -> Connection:
     return OpenCvConnection(capture)
 
 
-def described(source: str, options: SourceOptions) -> str:
-    """How `source` would be read: a command to try the pipeline of a GStreamer source with, else a line of words.
+def camera_described(source: str, options: SourceOptions) -> str:
+    """How the camera that `source` names would be read: a command to try its pipeline with, else a line of words.
 
-    Without passwords. Raises SpecError for a source that cannot be.
+    Without passwords. Raises SpecError for an address, a format or an option that cannot be.
     """
-    scheme = scheme_of(source)
+    scheme = _check(source, options)
     if scheme in ("csi", "gst"):
         parts = redacted(pipeline_of(source, options)).split()
-        return " ".join(["gst-launch-1.0", *(part if '"' in part else shlex.quote(part) for part in parts)])
-    way = (
-        "OpenCV's V4L2"
-        if scheme == "v4l2"
-        else "PyAV"
-        if scheme in NETWORK
-        else "a pipe"
-        if scheme == "raw"
-        else "OpenCV"
-    )
-    return f"{redacted(source)} through {way}"
+        command = " ".join(["gst-launch-1.0", *(part if '"' in part else shlex.quote(part) for part in parts)])
+        here = has_pygobject() or has_gstreamer()
+        return command if here else f"{command}  # not from here: neither this Python nor its OpenCV has GStreamer"
+    return f"{redacted(source)} through {'PyAV' if scheme in NETWORK else _WAYS[scheme]}"
+
+
+def _check(source: str, options: SourceOptions) -> str:
+    """The scheme of `source`; SpecError where it or an option cannot be."""
+    scheme = scheme_of(source)
+    allowed = {"v4l2": _ASKED | {"codec"}, "csi": _ASKED}.get(scheme, set())
+    options.check(scheme, allowed | _ALWAYS)
+    if scheme in NETWORK:
+        check_url(source)
+    elif scheme == "raw":
+        raw_format(source)
+    return scheme
 
 
 def _check_gstreamer(scheme: str) -> None:

@@ -25,7 +25,7 @@ from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
 from edgecrack.runtime.account import Counted
 from edgecrack.runtime.address import redacted, scheme_of
 from edgecrack.runtime.closing import Closing
-from edgecrack.runtime.connections import SCHEMES, PipeConnection, open_camera, raw_format
+from edgecrack.runtime.connections import SCHEMES, PipeConnection, camera_described, open_camera, raw_format
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.options import SourceOptions, flipped
 from edgecrack.runtime.several import together
@@ -144,6 +144,17 @@ def _open_named(source: str, options: SourceOptions) -> CountedSource:
         options.check("raw without a rate", {"flip"})
         return PipeSource(source, options)
     return open_camera(source, options)
+
+
+def described(source: str, options: SourceOptions = _DEFAULT) -> str:
+    """How `source` would be read, without passwords: a command to try a GStreamer pipeline with, else a line of words.
+
+    A camera is not connected; of files it raises what `open_source` raises.
+    """
+    if scheme_of(source) in SCHEMES:
+        return camera_described(source, options)
+    with _open_named(source, options) as files:
+        return f"{files.name} through OpenCV" + (f", {files.count} frames" if files.count else "")
 
 
 def _open_files(text: str, options: SourceOptions) -> CountedSource:

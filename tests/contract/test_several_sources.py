@@ -300,7 +300,7 @@ def test_the_command_line_takes_several(video, folder, model, tmp_path):
     assert f"  {folder}: 3 frames came: 3 processed" in done.stdout
     assert [line["source"] for line in lines_of(out)][6:8] == [str(video), str(folder / "a.png")]
     shown = CliRunner().invoke(app, ["run", str(model), *sources, "--out", str(out), "--dry-run"])
-    assert shown.stdout.splitlines() == [f"{video} through OpenCV", f"{folder} through OpenCV"]
+    assert shown.stdout.splitlines() == [f"{video} through OpenCV, 7 frames", f"{folder} through OpenCV, 3 frames"]
 
 
 def test_a_callback_gets_every_frame_and_may_end_it(video, folder, model, tmp_path):

@@ -21,8 +21,9 @@ from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecErr
 from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
 from edgecrack.runtime import connections as connections_module
 from edgecrack.runtime.camera import Refused
-from edgecrack.runtime.connections import PipeConnection, described
+from edgecrack.runtime.connections import PipeConnection
 from edgecrack.runtime.gstreamer import pipeline_of
+from edgecrack.runtime.sources import described
 from edgecrack.spec import FrameSpec, ModelSpec
 
 QUICK = {"backoff": (0.05, 0.1), "timeout": 0.6}
@@ -223,7 +224,39 @@ def test_a_pipeline_of_ones_own_gets_a_sink_unless_it_has_one():
 def test_a_pipeline_is_described_as_a_command_without_its_password():
     said = described("gst:rtspsrc location=rtsp://u:secret@h/1 ! decodebin", SourceOptions())
     assert said.startswith("gst-launch-1.0 rtspsrc 'location=rtsp://***@h/1' '!' decodebin '!' videoconvert")
-    assert described("rtsp://u:secret@h/1", SourceOptions()) == "rtsp://***@h/1 through PyAV"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("rtsp://u:secret@h/1", "rtsp://***@h/1 through PyAV"),
+        ("0", "0 through OpenCV's V4L2"),
+        ("raw:64x48@30", "raw:64x48@30 through a pipe"),
+    ],
+)
+def test_a_camera_is_described_without_being_there(source, said):
+    assert described(source) == said
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("rtsp:///1", {}, "got no host"),
+        ("rtps://camera", {}, "cannot read rtps://"),
+        ("raw:64@30", {}, "raw:WIDTHxHEIGHT@RATE"),
+        ("http://camera", {"codec": "MJPG"}, "http takes no codec"),
+        ("/nowhere/drive.mp4", {}, "no file or folder /nowhere/drive.mp4"),
+    ],
+)
+def test_what_cannot_be_read_is_said_beforehand(source, options, message):
+    with pytest.raises((SpecError, SourceError), match=message):
+        described(source, SourceOptions(**options))
+
+
+def test_a_pipeline_says_that_it_cannot_run_here(monkeypatch):
+    monkeypatch.setattr(connections_module, "has_gstreamer", lambda: False)
+    monkeypatch.setattr(connections_module, "has_pygobject", lambda: False)
+    assert described("csi://0").endswith("  # not from here: neither this Python nor its OpenCV has GStreamer")
 
 
 @pytest.mark.parametrize("source", ["csi://0", "gst:videotestsrc"])
