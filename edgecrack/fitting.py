@@ -86,10 +86,7 @@ class Fit:
         inner = probability[: self.inner_height, : self.inner_width]
         if inner.shape == (self.height, self.width):
             return np.ascontiguousarray(inner)
-        size = (self.width, self.height)
-        return np.asarray(
-            cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8
-        )  # it rounds; see `linear`
+        return linear_back(inner, self.height, self.width)
 
 
 def with_pixels(image: NDArray[np.uint8], pixels: str) -> NDArray[np.uint8]:
@@ -122,3 +119,13 @@ def linear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     """
     scaled = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(np.add(scaled, HALF, out=scaled), np.uint8)
+
+
+def linear_back(answer: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Scale uint8 (h, w) linearly, in steps of 1/256: about one pixel of a thousand is a level off what `linear` gives.
+
+    It takes less time than that, and than OpenCV's exact one, which is a level off in one pixel of nine.
+    """
+    raised = answer * np.uint16(256) + np.uint16(128)  # by a half, so that what is cut off below was rounded
+    scaled = np.asarray(cv2.resize(raised, (width, height), interpolation=cv2.INTER_LINEAR), np.uint16)
+    return np.right_shift(scaled, 8, out=np.empty(scaled.shape, np.uint8), casting="unsafe")

@@ -75,7 +75,9 @@ class Detection:
     @cached_property
     def crack_pixels(self) -> int:
         """How many pixels are crack."""
-        return int(np.count_nonzero(self.mask))
+        if "probability" not in vars(self) and self.answer.max() < threshold_level(self.threshold):
+            return 0  # scaling makes nothing larger
+        return cv2.countNonZero(self.mask.view(np.uint8))
 
     @property
     def crack_share(self) -> float:
@@ -111,18 +113,19 @@ class Detection:
         `image` is the frame, BGR or BGRx. Raises FrameError when it is not a frame of this size.
         """
         check_frame(image, "bgrx")
-        overlay = np.array(image[:, :, :3])
+        overlay = np.array(image[:, :, :3], order="C")
         FrameSpec(self.height, self.width).check(overlay)
-        left, top, width, height = cv2.boundingRect(self.mask.view(np.uint8))
-        if not width:
+        _, top, _, height = cv2.boundingRect(self.mask.view(np.uint8))
+        if not height:
             return overlay
         line = max(1, round(min(self.height, self.width) / 720))
-        grown = (slice(max(0, top - line), top + height + line), slice(max(0, left - line), left + width + line))
-        inside, part = self.mask[grown], overlay[grown]
+        rows = slice(max(0, top - line), top + height + line)
+        inside, pixels = self.mask[rows], overlay[rows].reshape(-1, 3)
         around = cv2.dilate(inside.view(np.uint8), np.ones((2 * line + 1,) * 2, np.uint8)).view(np.bool_)
-        tint = (part[inside] // 2 + np.array(_COLOUR, np.uint8) // 2).astype(np.uint8)
-        part[around] = _COLOUR  # drawn around, so that a crack two pixels wide can still be seen
-        part[inside] = tint
+        crack = np.flatnonzero(inside)  # few; by their place they cost a third of what the mask as an index does
+        tint = pixels[crack] // 2 + np.array(_COLOUR, np.uint8) // 2
+        pixels[np.flatnonzero(around)] = _COLOUR  # drawn around, so that a crack two pixels wide can still be seen
+        pixels[crack] = tint
         return overlay
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -58,6 +58,14 @@ def test_scaling_back_waits_until_it_is_asked_for_and_comes_before_the_threshold
     assert detection.with_threshold(0.05).crack_pixels > detection.crack_pixels
 
 
+@pytest.mark.parametrize(("highest", "pixels"), [(127, 0), (128, 256)])
+def test_an_answer_without_crack_is_counted_without_being_scaled(highest, pixels):
+    detection = Detection(np.full((4, 4), highest, np.uint8), Fit.of(16, 16, FrameSpec(4, 4)), 0.5)
+    assert detection.crack_pixels == pixels
+    assert ("probability" in vars(detection)) == (pixels > 0)
+    assert detection.mask.sum() == pixels
+
+
 def test_boxes_hold_each_piece(probability):
     assert sorted(Detection.of(probability, 0.2).boxes.tolist()) == [[2, 1, 5, 3], [7, 6, 8, 7]]
     assert Detection.of(probability, 0.2).boxes.dtype == np.int32

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgecrack.fitting import Fit, resize
+from edgecrack.fitting import Fit, linear, linear_back, resize
 from edgecrack.spec import FrameSpec
 
 NET = FrameSpec(512, 512)
@@ -85,3 +85,16 @@ def test_what_is_found_lies_where_it_was_in_the_frame(height, width):
     off = width / 512  # one pixel of the net, seen in the frame, plus rounding
     found = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
     assert np.abs(found - drawn).max() <= off + 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (333, 777), (2160, 3840), (90, 160)])
+def test_an_answer_is_scaled_back_as_in_floats(height, width):
+    answer = np.random.default_rng(0).integers(0, 256, (288, 512), np.uint8)
+    apart = np.abs(linear_back(answer, height, width).astype(int) - linear(answer, height, width))
+    assert apart.max() <= 1
+    assert np.count_nonzero(apart) <= 2e-3 * apart.size
+
+
+@pytest.mark.parametrize("level", range(256))
+def test_a_flat_answer_stays_what_it_is(level):
+    assert (linear_back(np.full((3, 5), level, np.uint8), 7, 11) == level).all()
