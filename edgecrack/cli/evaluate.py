@@ -34,7 +34,7 @@ def evaluate(
     tile: Annotated[str, typer.Option(help=TILE)] = "fit",
     every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
     draws: Annotated[
-        int, typer.Option(min=0, help="Of frames with replacement, for the intervals; 0: no intervals.")
+        int, typer.Option(min=0, max=100_000, help="Of frames with replacement, for the intervals; 0: no intervals.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of these draws.")] = 0,
     out: Annotated[

@@ -36,7 +36,7 @@ EXPLAINED = {
     "beside": "the piece touches a labelled crack: it runs on, or is wider",
     "speck": f"less than {SPECK} px long",
     "border": "marks, shadows, patches, vehicles, edges of the road",
-    "straight": f"{LONG} px or longer: joints, seams, wires",
+    "straight": f"{LONG} px or longer: joints, seams, wires, edges of marks",
     "dark": "as cracks are: stains, or cracks that nobody labelled",
     "texture": "texture of the surface or of what is beside it",
 }

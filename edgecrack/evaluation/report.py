@@ -75,7 +75,7 @@ def _head(sets: dict[str, list[Seen]]) -> str:
     return (
         "<h1>Cracks found against cracks labelled</h1>"
         f'<p class="soft">{_number(models, "model")} on {_number(sets, "data set")}: {escape(", ".join(models))}. '
-        "The best of each data set is bold.</p>"
+        f"{'The best of each data set is bold.' if len(models) > 1 else ''}</p>"
         f'<section class="wide"><table><thead><tr><th>data set</th><th>model</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></section>"
     )

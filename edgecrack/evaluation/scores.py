@@ -74,7 +74,7 @@ class Evaluation:
         labelled: whether the data set has masks; without them only the share of pixels that fire is known.
         frames: counts of each frame, in the order of the data set.
         spec: what the model is.
-        seconds: what reading the frames, the net (scaling included) and counting took.
+        seconds: what reading the frames, the net (scaling included), counting and keeping pictures took.
         draws: how many times the frames are drawn anew for the intervals; 0 for none.
         seed: of those draws; equal ones draw the same frames for every model.
     """
@@ -218,13 +218,13 @@ def evaluate(
             "there are no cracks, a folder without masks"
         )
     level, frames = threshold_level(detector.threshold), []
-    seconds = dict.fromkeys(("reading", "net", "metrics"), 0.0)
+    seconds: dict[str, float] = {}
     last = perf_counter()
 
     def took(what: str) -> None:
         nonlocal last
         now = perf_counter()
-        seconds[what], last = seconds[what] + now - last, now
+        seconds[what], last = seconds.get(what, 0.0) + now - last, now
 
     for frame in track(dataset):
         took("reading")
@@ -234,7 +234,7 @@ def evaluate(
         took("metrics")
         if witness:
             witness(frame, probability, frames[-1])
-        last = perf_counter()
+            took("pictures")
     about = (detector.threshold, dataset.has_masks, tuple(frames), detector.spec, seconds, draws, seed)
     return Evaluation(dataset.name, name or detector.spec.name, *about)
 
