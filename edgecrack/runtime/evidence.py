@@ -6,6 +6,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,8 +73,9 @@ class Evidence(Closing):
 
     def close(self) -> None:
         """Finish the clip and the image under way; a second call does nothing. Raises SourceError."""
-        for watch in self._watches.values():
-            watch.close()
+        with ExitStack() as all_of_them:
+            for watch in self._watches.values():
+                all_of_them.callback(watch.close)
 
 
 class OnlyFinds(Closing):
@@ -170,7 +172,7 @@ class _Watch(Closing):
         path = numbered(path, 1 + last_of(path))  # what a run had of it that was killed is kept
         self._clip, self._begun = _Clip(path, self._encoded.head), now
         if self._room:
-            self._room.in_use.add(path)
+            self._room.take(path)
         for piece in (piece for group in self._past for piece in group):
             self._clip.add(piece)
         self._past.clear()
@@ -179,22 +181,26 @@ class _Watch(Closing):
         clip, self._clip = self._clip, None
         if clip:
             if self._room:
-                self._room.in_use.discard(clip.path)
+                self._room.let_go(clip.path)
             clip.close()
 
     def _finish(self) -> None:
         """End the encoder and the clip under way."""
         encoder, self._encoder = self._encoder, None
-        if encoder:
-            encoder.close()
-            self._take()
-        self._end()
+        try:
+            if encoder:
+                encoder.close()
+                self._take()
+        finally:
+            self._end()
         self._past.clear()
         self._under_way.clear()
 
     def close(self) -> None:
-        self._image.close()
-        self._finish()
+        try:
+            self._finish()
+        finally:
+            self._image.close()
 
 
 class _Clip(Closing):
@@ -202,15 +208,17 @@ class _Clip(Closing):
 
     def __init__(self, path: Path, head: bytes) -> None:
         self.path = path
+        self._head = head
         self._file = DurableFile(path, anew=True)
-        self._file.write(head)
         self._start: int | None = None
 
     def add(self, piece: _Piece) -> None:
         place = piece.data.index(b"tfdt") + 8  # 64 bits: when the fragment is shown
         shown = int.from_bytes(piece.data[place : place + 8], "big")
         self._start = shown if self._start is None else self._start
-        self._file.write(piece.data[:place] + (shown - self._start).to_bytes(8, "big") + piece.data[place + 8 :])
+        data = piece.data[:place] + (shown - self._start).to_bytes(8, "big") + piece.data[place + 8 :]
+        head, self._head = self._head, b""
+        self._file.write(head + data)
 
     def close(self) -> None:
         self._file.close()

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.disk import unwritable
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import Event
-from edgecrack.runtime.video import VideoWriter, check_rate, require_av
+from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken
 
@@ -69,7 +70,17 @@ class Room:
         self._patterns = patterns
         self._tell = tell
         self._looked = -_INTERVAL
-        self.in_use: set[Path] = set()
+        self._in_use: set[Path] = set()
+
+    def take(self, path: Path) -> None:
+        """Make room for `path`, which is written from now on until it is let go of. Raises what `keep` does."""
+        self._in_use.add(path)
+        self._looked = -_INTERVAL
+        self.keep()
+
+    def let_go(self, path: Path) -> None:
+        """`path` is whole: it may be deleted when it is the oldest."""
+        self._in_use.discard(path)
 
     def keep(self) -> None:
         """Delete the oldest files until the rest fits. Raises SourceError when one cannot be deleted."""
@@ -78,7 +89,7 @@ class Room:
         self._looked = time.monotonic()
         found = {path: path.stat() for pattern in self._patterns for path in self._folder.glob(pattern)}
         taken = sum(stat.st_size for stat in found.values())
-        for path in sorted(found.keys() - self.in_use, key=lambda path: found[path].st_mtime_ns):
+        for path in sorted(found.keys() - self._in_use, key=lambda path: found[path].st_mtime_ns):
             if taken <= self._most:
                 break
             try:
@@ -132,8 +143,9 @@ class OverlayVideo(Closing):
 
     def close(self) -> None:
         """Finish the files; a second call does nothing. Raises SourceError."""
-        for series in self._series.values():
-            series.close()
+        with ExitStack() as all_of_them:
+            for series in self._series.values():
+                all_of_them.callback(series.close)
 
 
 class _Series(Closing):
@@ -164,14 +176,14 @@ class _Series(Closing):
         path = numbered(self._path, self._number)
         self._video, self._begun, self._size = VideoWriter(path, self._rate), now, size
         if self._room:
-            self._room.in_use.add(path)
+            self._room.take(path)
 
     def close(self) -> None:
         video, self._video = self._video, None
         if video is None:
             return
         if self._room:
-            self._room.in_use.discard(video.path)
+            self._room.let_go(video.path)
         video.close()
 
 
@@ -183,25 +195,20 @@ def numbered(path: Path, number: int) -> Path:
 def last_of(path: Path) -> int:
     """The highest number of the videos of this name that are there; 0 where there is none.
 
-    One without a frame, as a kill may leave it, is removed. Raises SourceError.
+    Of the last one what a power cut left torn is cut off; one without a frame is removed. Raises SourceError.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}(?:-(\d+))?{re.escape(path.suffix)}")
-    found = [0]
     try:
-        for file in path.parent.iterdir():
-            match = pattern.fullmatch(file.name)
-            if match and _has_frames(file):
-                found.append(int(match[1] or 1))
-            elif match:
-                file.unlink()
+        matches = ((file, pattern.fullmatch(file.name)) for file in path.parent.iterdir())
+        found = {int(match[1] or 1): file for file, match in matches if match}
+        while found:
+            last = max(found)
+            if mend_video(found[last]):
+                return last
+            found.pop(last).unlink()
     except OSError as error:
         raise SourceError(f"cannot go on in {path.parent}: {error.strerror or error}") from error
-    return max(found)
-
-
-def _has_frames(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"moof" in file.read(4096)
+    return 0
 
 
 def make_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _TICK = Fraction(1, 1000)  # seconds; what frames with a time are placed by
+_LARGEST = 1 << 22  # bytes of a fragment; of a 4K frame it is some 1 MB
 _FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -138,6 +139,31 @@ class VideoWriter(VideoEncoder):
         super().__init__(DurableFile(path, anew=True), rate, quality=quality)
 
 
+def mend_video(path: Path) -> bool:
+    """Cut off a fragment that a power cut left torn; whether any frame is left. Raises OSError."""
+    end = frames = 0
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for kind, after in _boxes(file, size):
+            if kind != b"moof":
+                end = after
+                frames += kind == b"mdat"
+        if end < size:
+            file.truncate(end)
+    return frames > 0
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """The kind of each whole box of an MP4, and where it ends."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        head = file.read(8)
+        place += max(8, int.from_bytes(head[:4], "big"))
+        if place <= size:
+            yield head[4:], place
+
+
 def check_rate(rate: float) -> Fraction:
     """`rate` in frames a second as cameras count, such as 30000/1001. Raises SpecError for one that cannot be."""
     if not 0.01 <= rate <= 1000:
@@ -157,7 +183,8 @@ def _container(target: Bytes) -> OutputContainer:
     import av
 
     # Through our own file and not FFmpeg's, which keeps silent when the last write fails.
-    return av.open(target, "w", format="mp4", options=_FRAGMENTED)
+    # A buffer that holds a fragment, so that each is written at once, and a kill leaves none torn.
+    return av.open(target, "w", format="mp4", options=_FRAGMENTED, buffer_size=_LARGEST)
 
 
 def _picture(image: NDArray[np.uint8]) -> VideoFrame:

@@ -7,7 +7,7 @@ import pytest
 from edgecrack.errors import SourceError
 from edgecrack.runtime import Detection, Frame, JsonLines, MaskImages, OverlayVideo, Sinks
 from edgecrack.runtime.log import entries
-from edgecrack.runtime.recording import Labels, Room
+from edgecrack.runtime.recording import Labels, Room, last_of
 
 
 def seen(index, at=None, source="road.mp4", size=(48, 64)):
@@ -218,3 +218,19 @@ def test_a_video_of_hours_is_sought_in_as_fast_as_it_is_read(tmp_path):
         frame = next(file.decode(video=0))
         assert 14 <= frame.time <= 15
         assert frame.to_ndarray(format="bgr24").mean() == pytest.approx(10 * frame.time, abs=3)
+
+
+def test_a_video_that_a_power_cut_ends_anywhere_plays_up_to_there(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for index in range(40):
+            video.write(*seen(5 * index))
+    whole = (tmp_path / "a.mp4").read_bytes()
+    ends = [place for place in range(len(whole)) if whole[place + 4 : place + 8] == b"moof"][1:]
+    for length in range(ends[0], ends[-1], 97):
+        (tmp_path / "cut.mp4").write_bytes(whole[:length])
+        assert last_of(tmp_path / "cut.mp4") == 1
+        frames = sum(end <= length for end in ends)
+        assert values(tmp_path / "cut.mp4") == pytest.approx(range(0, 5 * frames, 5), abs=4)
+    (tmp_path / "cut.mp4").write_bytes(whole[: ends[0] - 1])
+    assert last_of(tmp_path / "cut.mp4") == 0
+    assert not (tmp_path / "cut.mp4").exists()

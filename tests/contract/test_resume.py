@@ -1,0 +1,293 @@
+"""Runs that are killed, and gone on with."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgecrack.cli.run import run
+from edgecrack.errors import SpecError
+from edgecrack.runtime import VideoWriter
+
+KILLS = 50
+FRAMES = 240
+
+# Loads the libraries once and runs each command line in a child: a process of its own, with nothing shared, soon started.
+FORKER = """
+import json, os, sys
+import av, cv2, onnxruntime, rich.console, typer
+import edgecrack.runtime
+from edgecrack import cli
+from edgecrack.runtime import evidence, log, recording, sinks
+
+while line := sys.stdin.readline():
+    child = os.fork()
+    if child == 0:
+        for number in (1, 2):
+            os.dup2(os.open(os.environ["TOLD"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        try:
+            cli.main(json.loads(line))
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        os._exit(99)
+    print(child, flush=True)
+    sys.stdin.readline()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """`started(*arguments)` starts `edgecrack run ...`; its `kill(after)` or `wait()` give how it ended."""
+    environment = {**os.environ, "TOLD": str(tmp_path / "told.txt")}
+    command = [sys.executable, "-c", FORKER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as forker:
+
+        class Run:
+            def __init__(self, *arguments):
+                forker.stdin.write(json.dumps(["run", *map(str, arguments)]) + "\n")
+                forker.stdin.flush()
+                self.number = int(forker.stdout.readline())
+
+            def kill(self, after):
+                time.sleep(after)
+                os.kill(self.number, signal.SIGKILL)  # one that has ended is there until it is waited for
+                return self.wait()
+
+            def wait(self):
+                forker.stdin.write("wait\n")
+                forker.stdin.flush()
+                return int(forker.stdout.readline())
+
+        yield Run
+        forker.stdin.close()
+
+
+@pytest.fixture
+def video(tmp_path):
+    with VideoWriter(tmp_path / "road.mp4", 25) as writer:
+        for index in range(FRAMES):
+            writer.write(np.full((48, 64, 3), 200 if index % 50 < 25 else 20, np.uint8))
+    return tmp_path / "road.mp4"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for index in range(FRAMES // 4):
+        place = tmp_path / "photos" / ("more" if index % 3 == 0 else "") / f"{index // 2:03d}.png"
+        cv2.imwrite(str(place), np.full((48, 64, 3), 2 * index, np.uint8))
+    return tmp_path / "photos"
+
+
+def lines_of(out):
+    """The whole lines of the log, without what differs from run to run."""
+    path = out / "log.jsonl"
+    data = path.read_bytes() if path.exists() else b""
+    lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    return [{name: value for name, value in line.items() if name != "speed"} for line in lines]
+
+
+def masks_of(out):
+    """The masks by name: of what a kill left half-written there is none."""
+    masks = {str(path.relative_to(out)): path for path in out.glob("masks/**/*.png") if not path.name.startswith(".")}
+    return {name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tobytes() for name, path in masks.items()}
+
+
+def frames_in(path):
+    with av.open(str(path)) as file:
+        return sum(1 for _ in file.decode(video=0))
+
+
+def overlays_of(out):
+    """How many frames each overlay has; one that a kill left without any counts for nothing."""
+    return [frames_in(path) for path in out.glob("overlay*.mp4") if b"moof" in path.read_bytes()[:4096]]
+
+
+def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, model, video, folder, tmp_path):
+    rng = random.Random(7)
+    common = [model, "--backend", "onnxruntime", "--masks", "--segment", 5]
+    sources = {
+        "video": ["--source", video],
+        "every third": ["--source", video, "--every", 3, "--start", 1],
+        "pattern": ["--source", folder / "**" / "*.png"],
+        "two": ["--source", video, "--source", folder],
+    }
+    undisturbed = {}
+    longest = 0.0
+    for name, source in sources.items():
+        begun = time.monotonic()
+        assert started(*common, *source, "--out", tmp_path / name).wait() == 0, (tmp_path / "told.txt").read_text()
+        longest = max(longest, time.monotonic() - begun)
+        undisturbed[name] = lines_of(tmp_path / name), masks_of(tmp_path / name)
+        assert len(undisturbed[name][0]) >= 50
+    kills = chains = 0
+    while kills < KILLS or chains < len(sources):
+        name = list(sources)[chains % len(sources)]
+        out = tmp_path / f"{name} {chains}"
+        command = [*common, *sources[name], "--out", out, "--resume"]
+        of_chain, ended = 0, None
+        while kills < KILLS and ended != 0:
+            ended = started(*command).kill(rng.uniform(0, longest / 4))
+            assert ended in (-signal.SIGKILL, 0), (tmp_path / "told.txt").read_text()
+            kills, of_chain = kills + bool(ended), of_chain + bool(ended)
+            lines = lines_of(out)
+            assert lines == undisturbed[name][0][: len(lines)]
+            overlays_of(out)  # each can be read
+        assert started(*command).wait() == 0, (tmp_path / "told.txt").read_text()
+        lines, masks = undisturbed[name]
+        assert lines_of(out) == lines
+        assert masks_of(out) == masks
+        assert not list(out.rglob(".*"))
+        # A kill may lose the one frame that the encoder has, or have the frame at hand come again.
+        assert abs(sum(overlays_of(out)) - sum(overlays_of(tmp_path / name))) <= of_chain
+        chains += 1
+    assert "Traceback" not in (tmp_path / "told.txt").read_text()
+
+
+@pytest.fixture
+def edgecrack(model, tmp_path):
+    app = typer.Typer()
+    app.command()(run)
+    return lambda *options: CliRunner().invoke(
+        app, [str(model), "--out", str(tmp_path / "out"), *map(str, options)], catch_exceptions=False
+    )
+
+
+def cut(out, lines, torn=b""):
+    """Take lines from the end of the log, as if the run had been killed there."""
+    path = out / "log.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]) + torn)
+
+
+@pytest.mark.parametrize("left", [0, 1, 17, 20])
+def test_what_the_log_has_is_not_done_again(edgecrack, tmp_path, video, left):
+    edgecrack("--source", video, "--end", 0.8, "--masks")
+    out = tmp_path / "out"
+    whole = lines_of(out)
+    assert len(whole) == 20
+    cut(out, left, torn=b'{"index": ')
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
+    done = edgecrack("--source", video, "--end", 0.8, "--masks", "--resume")
+    assert done.stdout.startswith(f"{20 - left} frames, ")
+    assert lines_of(out) == whole
+    again = [path.name for path in (out / "masks").iterdir() if path.stat().st_mtime_ns != before[path.name]]
+    assert sorted(again) == [f"{index:06d}.png" for index in range(left, 20)]
+
+
+def test_nothing_to_go_on_with_is_a_beginning(edgecrack, tmp_path, folder):
+    edgecrack("--source", folder, "--resume")
+    assert len(lines_of(tmp_path / "out")) == len(list(folder.glob("*.png")))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--every", 2], "every was 1 and is 2"),
+        (["--threshold", 0.9], "threshold was 0.4 and is 0.9"),
+        (["--roi", "rows:0-0.5"], "roi was None and is 'rows:0-0.5'"),
+    ],
+)
+def test_another_run_does_not_go_on_with_a_log(edgecrack, tmp_path, video, options, told):
+    edgecrack("--source", video, "--end", 0.2)
+    before = (tmp_path / "out" / "log.jsonl").read_bytes()
+    with pytest.raises(SpecError, match=rf"^[^\n]*log\.jsonl is of another run: {told}; give the same again[^\n]*$"):
+        edgecrack("--source", video, "--end", 0.2, "--resume", *options)
+    assert (tmp_path / "out" / "log.jsonl").read_bytes() == before
+
+
+def test_another_source_another_file_or_another_model_does_not_go_on_with_a_log(
+    edgecrack, tmp_path, video, folder, model, write_model, spec
+):
+    edgecrack("--source", video, "--end", 0.2)
+    with pytest.raises(SpecError, match="sources was"):
+        edgecrack("--source", folder, "--resume")
+    longer = video.read_bytes() + b"\0\0\0\x08free"
+    video.write_bytes(longer)
+    with pytest.raises(SpecError, match="bytes was"):
+        edgecrack("--source", video, "--end", 0.2, "--resume")
+    video.write_bytes(longer[:-8])
+    other = write_model(tmp_path / "other.onnx", spec)
+    other.write_bytes(other.read_bytes() + b"\x32\x00")  # an empty field that says nothing
+    app = typer.Typer()
+    app.command()(run)
+    command = [str(other), "--source", str(video), "--out", str(tmp_path / "out"), "--end", "0.2", "--resume"]
+    with pytest.raises(SpecError, match="sha256 was"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_a_log_that_was_changed_is_not_gone_on_with(edgecrack, tmp_path, folder):
+    edgecrack("--source", folder)
+    out = tmp_path / "out"
+    path = out / "log.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3] + lines[4:9]))
+    with pytest.raises(SpecError, match=r"has frame 4 where 3 was to come: it was changed"):
+        edgecrack("--source", folder, "--resume")
+    path.write_bytes(b"".join(lines[:9]))
+    (folder / "000.jpg").write_bytes((folder / "001.png").read_bytes())
+    with pytest.raises(SpecError, match=r"image 8 of [^\n]* was [^\n]* and is [^\n]* now"):
+        edgecrack("--source", folder, "--resume")
+    (folder / "000.jpg").unlink()
+    (out / "run.json").unlink()
+    with pytest.raises(SpecError, match=r"has no readable run\.json beside it"):
+        edgecrack("--source", folder, "--resume")
+    edgecrack("--source", folder)
+    assert len(lines_of(out)) == len(lines)
+
+
+def test_of_a_camera_the_numbers_and_the_videos_go_on(tmp_path, model, camera):
+    camera.value = 200
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", camera.url, "--out", out]
+    log = out / "log.jsonl"
+    refused = None
+    for turn, number in enumerate((signal.SIGKILL, signal.SIGINT)):
+        seen = len(log.read_bytes()) if log.exists() else 0
+        options = ["--masks", *(["--resume"] if turn else [])]
+        with subprocess.Popen([*map(str, command), *options], stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not log.exists() or len(log.read_bytes()) < seen + 8000:
+                assert time.monotonic() < deadline
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.02)
+            process.send_signal(number)
+            process.stderr.read()
+        if not turn:
+            refused = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+            killed = lines_of(out)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "cannot be had again: give --resume to go on with it" in refused.stderr
+    lines = lines_of(out)
+    assert lines[: len(killed)] == killed
+    resumed = next(line for line in lines if line.get("event") == "resumed")
+    frames = [line["index"] for line in lines if "event" not in line]
+    assert frames == sorted(set(frames))
+    assert resumed["first"] == 1 + max(line.get("index", line.get("last", 0)) for line in killed)
+    assert min(line["index"] for line in lines[len(killed) :] if "event" not in line) >= resumed["first"]
+    summary = lines[-1]
+    numbers = {index for index in frames if index >= resumed["first"]}
+    for line in lines[len(killed) :]:
+        if line.get("event") == "dropped":
+            numbers |= set(range(line["first"], line["last"] + 1))
+    assert numbers == set(range(resumed["first"], resumed["first"] + summary["captured"]))
+    assert len(list((out / "masks").glob("*.png"))) == len(frames)
+    assert sorted(path.name for path in out.glob("*.mp4")) == ["overlay-2.mp4", "overlay.mp4"]
+    assert abs(sum(overlays_of(out)) - len(frames)) <= 2
+    assert all("dropped" in line for line in lines if "event" not in line)
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"secret" not in written
