@@ -14,7 +14,7 @@ def sample_clip(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "1280x720",
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
     rate: Annotated[float, typer.Option(min=1.0, help="Frames a second.")] = 30.0,
-    view: Annotated[str, typer.Option(help="forward, down or any.")] = "forward",
+    view: Annotated[str, typer.Option(help="forward, down, close or any.")] = "forward",
 ) -> None:
     """Render a clip of a road with cracks, and the mask of each frame; print the clip's path."""
     import shutil

@@ -9,6 +9,7 @@ import numpy as np
 from edgecrack.rendering.camera import Matrix
 from edgecrack.rendering.clutter import Area, block_areas, block_lines
 from edgecrack.rendering.cracks import crack, network
+from edgecrack.rendering.litter import litter
 from edgecrack.rendering.scene import Scene, pattern
 from edgecrack.rendering.strokes import Strokes
 
@@ -29,14 +30,15 @@ def drawn_block(seed: int, scene: Scene, number: int) -> Block:
     rng = np.random.default_rng((seed, 1, number % 2**32))
     start = number * scene.block
     cracks = [_cracks(rng, scene, start) for _ in range(rng.poisson(scene.condition))]
-    return Block(Strokes.joined(cracks), block_lines(rng, scene, start), tuple(block_areas(rng, scene, start)))
+    lines, areas = block_lines(rng, scene, start), block_areas(rng, scene, start)
+    return Block(Strokes.joined(cracks), lines, (*areas, *litter(rng, scene, start)))
 
 
 def _cracks(rng: np.random.Generator, scene: Scene, start: float) -> Strokes:
     kind = pattern(rng, scene)
     size = scene.block
     at = np.array([rng.uniform(scene.left, scene.right), start + rng.uniform(0.0, size)])
-    if scene.view == "down":
+    if scene.view != "forward":
         at[0] *= 0.4  # where the camera looks
     if kind in ("along", "across", "wandering"):
         return _single(rng, scene, at, kind)

@@ -11,7 +11,8 @@ from edgecrack.rendering.camera import Matrix
 from edgecrack.rendering.noise import unrest, wandering
 from edgecrack.rendering.strokes import Strokes
 
-WIDEST = 8.0  # pixels in the foreground that a crack is anywhere
+WIDEST = 8.0  # pixels in the foreground that a usual crack is anywhere
+_GAPING = 10.0  # pixels from which on one sees down into a crack
 PATTERNS = ("along", "across", "wandering", "blocks", "alligator")
 
 
@@ -21,6 +22,7 @@ class CrackHabit:
 
     pixel: float  # ground under the nearest pixel: what widths and detail are measured by
     width: float  # of a typical crack
+    widest: float  # that a crack is anywhere
     strength: float  # share of the light that a typical crack takes, 0..1
     roughness: float
     branching: float  # branches a crack
@@ -35,6 +37,8 @@ def crack(rng: np.random.Generator, habit: CrackHabit, start: Matrix, end: Matri
     width = habit.width * scale * float(np.exp(rng.normal(0.0, 0.3)))
     strength = float(np.clip(habit.strength * np.exp(rng.normal(0.0, 0.2)), 0.12, 0.92))
     parts = [_worn(rng, habit, path, width, strength)]
+    if width > _GAPING * habit.pixel:
+        parts = _gaping(rng, habit, path, width, strength)
     for _ in range(rng.poisson(habit.branching)):
         parts.append(_branch(rng, habit, path, width, strength))
     if rng.random() < 0.15:  # a twin beside it, as where two layers shear
@@ -60,7 +64,7 @@ def network(rng: np.random.Generator, habit: CrackHabit, middle: Matrix, radii: 
     width = base * np.clip(1.35 - inside, 0.25, 1.0) * np.exp(0.25 * rng.standard_normal((count, points)))
     strength = np.clip(habit.strength * np.exp(rng.normal(0.0, 0.25, (count, 1))) * np.ones((1, points)), 0.12, 0.92)
     line = np.repeat(np.arange(count), points)
-    width = np.minimum(width, WIDEST * habit.pixel)
+    width = np.minimum(width, habit.widest)
     return Strokes(paths.reshape(-1, 2), width.reshape(-1), strength.reshape(-1), line)
 
 
@@ -77,7 +81,27 @@ def _worn(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: floa
     wide = width * ends * np.exp(0.4 * unrest(rng, count))
     wide[unrest(rng, count) < rng.uniform(-2.6, -1.5)] *= 0.2
     dark = np.clip(strength * np.exp(0.18 * unrest(rng, count)), 0.1, 0.94)
-    return Strokes.from_path(path, np.minimum(wide, WIDEST * habit.pixel), dark)
+    return Strokes.from_path(path, np.minimum(wide, habit.widest), dark)
+
+
+def _gaping(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> list[Strokes]:
+    """A crack so wide that it is many beside each other: its edges crumble, its middle is deep."""
+    count = len(path)
+    step = np.gradient(path, axis=0)
+    aside = np.column_stack([-step[:, 1], step[:, 0]]) / np.maximum(np.linalg.norm(step, axis=1), 1e-12)[:, None]
+    aside = np.column_stack([np.convolve(axis, np.ones(9) / 9, "same") for axis in aside.T])
+    ends = np.minimum(1.0, np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.2 * count + 1)) ** 0.7
+    open_here = width * ends * np.clip(1.0 + 0.25 * unrest(rng, count, 48), 0.3, 1.6)
+    many = int(np.clip(width / habit.pixel / 2.5, 4, 14))
+    strands = []
+    for place in np.linspace(-0.42, 0.42, many):
+        sway = place + 0.07 * unrest(rng, count, 8)
+        dark = np.clip(strength * (1.15 - 1.1 * abs(place)) * np.exp(0.12 * unrest(rng, count)), 0.1, 0.94)
+        wide = np.maximum(open_here / many * 1.9 * np.exp(0.25 * unrest(rng, count)), 0.8 * habit.pixel * ends)
+        strands.append(
+            Strokes.from_path(path + aside * (sway * open_here)[:, None], np.minimum(wide, habit.widest), dark)
+        )
+    return strands
 
 
 def _branch(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> Strokes:

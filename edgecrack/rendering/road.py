@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -16,10 +15,13 @@ from edgecrack.rendering.beside import Beside
 from edgecrack.rendering.blocks import REACH, Block, drawn_block
 from edgecrack.rendering.camera import Camera, bands, ground_at
 from edgecrack.rendering.clutter import covering, joints, lane_marks, lay
+from edgecrack.rendering.night import Lamp, drawn_lamp
 from edgecrack.rendering.noise import Floats
 from edgecrack.rendering.scene import SURFACES, VIEWS, Scene, drawn_scene
 from edgecrack.rendering.sensor import drawn_sensor, photographed
 from edgecrack.rendering.strokes import Strokes, label, projected, shade
+from edgecrack.rendering.variety import STREAM, drawn_variety
+from edgecrack.rendering.water import Water, damp_beside
 
 DEMO_SEEDS = range(1000)  # kept for demos and tests; training draws its seeds from 1000 on
 SMALLEST_SIDE = 32
@@ -33,12 +35,14 @@ class RenderedRoad:
 
     seed: a whole number from 0 on; the same seed gives the same bytes in every frame.
     height, width: of the frames in pixels, at least 32.
-    view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, or "any".
+    view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, "close" from a
+        hand over 8 to 50 cm, or "any".
     surface: "asphalt", "concrete" or "any". "any" is drawn from the seed.
 
     About one road in six has no crack at all. What also lies about is no crack and not in the mask: joints, sealed
-    seams, shadows of wires and poles, patches, stains, tyre marks, paint, leaves. The fine texture and the soil of
-    the road repeat after some metres; cracks and things do not.
+    seams, grooves, shadows of wires and poles, patches, stains, water, tyre marks, paint, leaves, straws, twigs, cables,
+    chalk. Some roads are wet, some drying, some seen at night. The fine texture and the soil of the road repeat after some
+    metres; cracks and things do not.
     Raises SpecError for a seed, size, view or surface that cannot be.
     """
 
@@ -46,7 +50,7 @@ class RenderedRoad:
         _check(seed, height, width, view, surface)
         self._seed, self._height, self._width = int(seed), int(height), int(width)
         rng = np.random.default_rng((self._seed, 0))
-        self._scene = drawn_scene(rng, self._height, self._width, view, surface)
+        self._scene = drawn_scene(rng, self._height, self._width, view, surface, drawn_variety(self._seed))
         self._bands = bands(self._scene.camera, self._height, self._width)
         self._grain = _grain(rng, self._scene, self._width)
         self._soil, brightness = _soil(rng, self._scene)
@@ -54,11 +58,12 @@ class RenderedRoad:
         self._sensor = drawn_sensor(rng, self._height, self._width, 128.0 * brightness)
         self._rim = _rim(rng)
         self._phases = rng.uniform(0.0, 2 * np.pi, (4, 2))
+        self._water, self._lamp = self._weather()
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
     @property
     def view(self) -> str:
-        """Where the camera looks, "forward" or "down"."""
+        """Where the camera looks, "forward", "down" or "close"."""
         return self._scene.view
 
     @property
@@ -79,8 +84,22 @@ class RenderedRoad:
             raise SpecError(f"wanted a positive number of frames a second, got {rate!r}")
         camera = self._camera(int(index) / rate)
         light, mask = self._painted(camera)
+        if self._lamp:
+            self._lamp.lit(light, camera)
         noise = np.random.default_rng((self._seed, 2, int(index)))
         return photographed(light, self._sensor, noise), mask
+
+    def _weather(self) -> tuple[Water | None, Lamp | None]:
+        """What rain and night make of this road; the camera has more noise in the dark."""
+        variety, rng = self._scene.variety, np.random.default_rng((self._seed, STREAM, 0))
+        self._damp = rng.uniform(2.0, 8.0)
+        forward = self.view == "forward"
+        water = Water(rng, variety.wet, 16.0 if forward else 3.0 * self._scene.block) if variety.wet else None
+        if not variety.night:
+            return water, None
+        lamp = drawn_lamp(rng, forward)
+        self._sensor = dataclasses.replace(self._sensor, noise=self._sensor.noise * np.float32(lamp.noise))
+        return water, lamp
 
     def _camera(self, seconds: float) -> Camera:
         scene, base = self._scene, self._scene.camera
@@ -111,6 +130,8 @@ class RenderedRoad:
             lay(picture, grain, area, camera)
             if area.paint and (found := covering(area.outlines, camera, height, width)):
                 mask[found[0]] &= found[1] < 0.5
+        if self._water:
+            self._water.lay(picture, mask, camera, self._bands)
         if self._beside:
             self._beside.lay(picture, mask, camera, self._bands, near)
         return picture, mask
@@ -124,10 +145,10 @@ class RenderedRoad:
         stretch: tuple[float, float],
     ) -> NDArray[np.bool_]:
         """Draw cracks and other dark lines into the picture; returns the mask of the cracks."""
-        size = (self._height, self._width)
+        size, scene = (self._height, self._width), self._scene
         cracks = projected(Strokes.joined([block.cracks for block in blocks]), camera, *size)
         others = [block.lines for block in blocks]
-        lines = projected(Strokes.joined([*others, joints(self._scene, *stretch)]), camera, *size)
+        lines = projected(Strokes.joined([*others, joints(scene, *stretch)]), camera, *size)
         dark = shade(cracks + lines, *size)
         rows = np.flatnonzero(dark.any(axis=1))
         if not len(rows):
@@ -140,6 +161,8 @@ class RenderedRoad:
         if self._rim[2]:  # the lip that faces the sun is brighter than the road
             down, right, gain = self._rim
             left *= 1.0 + gain * np.maximum(np.roll(taken, (down, right), (0, 1)) - taken, 0.0)
+        if scene.variety.drying and (wet := shade(cracks, *size)[used]).any():
+            left *= damp_beside(wet, self._damp, np.random.default_rng((self._seed, STREAM, 1)))
         picture[used] *= left[..., None]
         return label(cracks, *size)
 
@@ -180,9 +203,11 @@ def _check(seed: int, height: int, width: int, view: str, surface: str) -> None:
 def _grain(rng: np.random.Generator, scene: Scene, width: int) -> ground.GroundTexture:
     side = 384 if width <= 640 else 512
     texel = scene.pixel
-    make: Callable[[np.random.Generator, int, float], NDArray[np.uint8]]
-    make = ground.asphalt_grain if scene.surface == "asphalt" else ground.concrete_grain
-    return ground.GroundTexture(make(rng, side, texel), (texel, texel))
+    if scene.surface == "asphalt":
+        tile = ground.asphalt_grain(rng, side, texel, scene.variety.coarser)
+    else:
+        tile = ground.concrete_grain(rng, side, texel, scene.variety.grooves)
+    return ground.GroundTexture(tile, (texel, texel))
 
 
 def _rim(rng: np.random.Generator) -> tuple[int, int, np.float32]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecrack.rendering.camera import Camera, bands
-from edgecrack.rendering.cracks import PATTERNS, CrackHabit
+from edgecrack.rendering.cracks import PATTERNS, WIDEST, CrackHabit
+from edgecrack.rendering.variety import Variety
 
-VIEWS = ("forward", "down")
+VIEWS = ("forward", "down", "close")
 SURFACES = ("asphalt", "concrete")
 
 
@@ -46,31 +47,38 @@ class Scene:
     favour: tuple[float, ...]  # share of each of PATTERNS
     clutter: float  # how much lies about, 0..2
     shade: float  # shadows a block
+    variety: Variety
 
 
-def drawn_scene(rng: np.random.Generator, height: int, width: int, view: str, surface: str) -> Scene:
+def drawn_scene(
+    rng: np.random.Generator, height: int, width: int, view: str, surface: str, variety: Variety | None = None
+) -> Scene:
     """A scene for pictures of height x width pixels; `view` and `surface` may be "any"."""
-    view = str(rng.choice(VIEWS)) if view == "any" else view
+    variety = variety or Variety()
+    if view == "any":
+        view = str(rng.choice(("forward", "down")))
+        view = "close" if variety.close else view
     if surface == "any":
         surface = "concrete" if rng.random() < (0.25 if view == "forward" else 0.5) else "asphalt"
-    camera = _forward_camera(rng, height, width) if view == "forward" else _down_camera(rng, height, width)
+    nearest_ground = (0.08, 0.5) if view == "close" else (0.5, 3.0)
+    forward = view == "forward"
+    camera = _forward_camera(rng, height, width) if forward else _down_camera(rng, height, width, nearest_ground)
     nearest = bands(camera, height, width)[-1]
     pixel = float(np.sqrt(nearest.across * nearest.along))
     reach = pixel * float(np.hypot(height, width))
-    left, right, marks = _lanes(rng, camera) if view == "forward" else _field(rng, reach)
-    forward = view == "forward"
+    left, right, marks = _lanes(rng, camera) if forward else _field(rng, reach)
     return Scene(
         view, surface, camera,
         speed=rng.uniform(5.0, 15.0) if forward else rng.uniform(0.1, 0.5) * pixel * height,
         sway=rng.uniform(0.3, 1.5), left=left, right=right,
         block=6.0 if forward else 0.8 * reach,
-        pixel=pixel, marks=marks, slab=_slab(rng, surface, forward),
+        pixel=pixel, marks=marks, slab=_slab(rng, surface, view, variety),
         joint=(rng.uniform(0.003, 0.015), rng.uniform(0.15, 0.65)),
-        habit=_habit(rng, pixel, forward),
+        habit=_habit(rng, pixel, forward, variety.cracks),
         condition=0.0 if rng.random() < 0.15 else float(np.exp(rng.normal(1.2 if forward else 0.75, 0.6))),
         favour=tuple(rng.dirichlet((0.8, 0.8, 0.8, 0.25, 0.6) if forward else (0.7, 0.7, 1.0, 0.2, 0.2))),
-        clutter=float(rng.choice([0.2, 0.6, 1.2, 2.0])),
-        shade=float(rng.choice([0.0, 0.0, 0.2, 0.6])),
+        clutter=float(rng.choice([0.2, 0.6, 1.2, 2.0])) * (0.3 if view == "close" else 1.0),  # what is large fills the view
+        shade=float(rng.choice([0.0, 0.0, 0.2, 0.6])), variety=variety,
     )  # fmt: skip
 
 
@@ -94,9 +102,9 @@ def _forward_camera(rng: np.random.Generator, height: int, width: int) -> Camera
     )  # fmt: skip
 
 
-def _down_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    """On a drone or in a hand: 0.4 to 3 m of ground in the picture, straight down or a little askew."""
-    ground = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
+def _down_camera(rng: np.random.Generator, height: int, width: int, span: tuple[float, float]) -> Camera:
+    """On a drone or in a hand: the least to the most ground in the picture, in metres, straight down or a little askew."""
+    ground = float(np.exp(rng.uniform(np.log(span[0]), np.log(span[1]))))
     focal = width * rng.uniform(0.8, 1.6)
     tilt = abs(rng.normal(0.0, 0.12)) if rng.random() < 0.6 else rng.uniform(0.1, 0.45)
     return Camera(
@@ -137,20 +145,29 @@ def _field(rng: np.random.Generator, reach: float) -> tuple[float, float, tuple[
     return -reach, reach, (mark,)
 
 
-def _slab(rng: np.random.Generator, surface: str, forward: bool) -> tuple[float, float]:
-    if surface == "asphalt" or rng.random() < (0.2 if forward else 0.6):
+def _slab(rng: np.random.Generator, surface: str, view: str, variety: Variety) -> tuple[float, float]:
+    if variety.paving and view != "forward":
+        return variety.paving, float(rng.choice([1.0, 1.0, 2.0])) * variety.paving
+    if surface == "asphalt" or rng.random() < {"forward": 0.2, "down": 0.6, "close": 0.9}[view]:
         return 0.0, 0.0
-    if forward:
+    if view == "forward":
         return rng.uniform(3.5, 6.0), rng.choice([0.0, rng.uniform(3.0, 4.5)])
     return rng.uniform(1.0, 5.0), rng.choice([0.0, rng.uniform(1.0, 4.0)])
 
 
-def _habit(rng: np.random.Generator, pixel: float, forward: bool) -> CrackHabit:
-    typical = float(np.exp(rng.normal(np.log(3.6 if forward else 3.0), 0.4)))
+def _habit(rng: np.random.Generator, pixel: float, forward: bool, cracks: str) -> CrackHabit:
+    typical = float(np.clip(np.exp(rng.normal(np.log(3.6 if forward else 3.0), 0.4)), 1.5, 7.0))
+    strength = float(np.clip(rng.beta(1.8, 3.6 if forward else 2.6), 0.14, 0.85))
+    widest = WIDEST
+    if cracks == "hair":
+        typical, strength = 1.0 + 0.1 * typical, max(0.2, 0.8 * strength)
+    elif cracks == "wide":
+        typical, strength, widest = (1.8 if forward else 4.0) * typical, 0.4 + 0.6 * strength, 40.0
     return CrackHabit(
         pixel=pixel,
-        width=float(np.clip(typical, 1.5, 7.0)) * pixel,
-        strength=float(np.clip(rng.beta(1.8, 3.6 if forward else 2.6), 0.14, 0.85)),
+        width=typical * pixel,
+        widest=widest * pixel,
+        strength=strength,
         roughness=rng.uniform(0.07, 0.17),
         branching=float(rng.choice([0.3, 1.0, 2.5])),
         cell=rng.uniform(0.08, 0.3) if forward else rng.uniform(35.0, 130.0) * pixel,

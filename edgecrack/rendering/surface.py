@@ -11,6 +11,8 @@ from edgecrack.rendering.noise import Floats, cloudy, softened, standardised, st
 
 GRAIN_MEAN = 128.0  # the grey value of a grain that changes nothing
 SOIL_SIDE = 256  # texels
+_PEBBLES = 8.0  # pixels between stones from which on each has a shape
+_CLOSE = 0.0005  # metres a pixel, below which one sees the pores of concrete
 
 
 class GroundTexture:
@@ -67,22 +69,24 @@ class GroundTexture:
         return np.asarray(half @ scale @ back, np.float64)
 
 
-def asphalt_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
-    """Aggregate in binder: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
-    spacing = rng.uniform(0.004, 0.011) / texel
+def asphalt_grain(rng: np.random.Generator, side: int, texel: float, coarser: float = 1.0) -> NDArray[np.uint8]:
+    """Aggregate in binder: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel; `coarser` times as large."""
+    spacing = coarser * rng.uniform(0.004, 0.011) / texel
     field = rng.uniform(0.2, 0.7) * rng.standard_normal((side, side), np.float32)
     worn = rng.uniform(0.35, 1.0)  # how far the binder is off the stones
     for scale, weight in ((1.0, worn), (0.55, 0.6)):
-        field += np.float32(weight) * _aggregate(rng, side, spacing * scale)
+        stony = _pebbles if spacing * scale > _PEBBLES else _aggregate
+        field += np.float32(weight) * stony(rng, side, spacing * scale)
     field = standardised(field + 0.35 * cloudy(rng, side, side, 0.9))
     crisp = float(np.clip(spacing / 5, 0.5, 1.1))
     field += rng.uniform(0.0, 2.5) * _specks(rng, side, rng.uniform(0.0005, 0.005), crisp, field > 0.3)
     field -= rng.uniform(0.0, 1.8) * _specks(rng, side, rng.uniform(0.0005, 0.004), crisp, field < 0.3)
     tint = softened(rng.standard_normal((side, side), np.float32), float(np.clip(spacing / 4, 0.6, 1.6)))
-    return _grains(1.0 + np.float32(rng.uniform(0.06, 0.17)) * field, tint, rng.uniform(0.0, 0.025))
+    contrast = rng.uniform(0.06, 0.17) * (1.7 if spacing > _PEBBLES else 1.0)
+    return _grains(1.0 + np.float32(contrast) * field, tint, rng.uniform(0.0, 0.025))
 
 
-def concrete_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray[np.uint8]:
+def concrete_grain(rng: np.random.Generator, side: int, texel: float, grooves: bool = False) -> NDArray[np.uint8]:
     """Sand and cement skin with pores: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
     fine = standardised(softened(rng.standard_normal((side, side), np.float32), rng.uniform(0.4, 0.9)))
     blotched = cloudy(rng, side, side, rng.uniform(0.6, 1.1))
@@ -96,7 +100,25 @@ def concrete_grain(rng: np.random.Generator, side: int, texel: float) -> NDArray
     field -= rng.uniform(0.5, 4.0) * _specks(rng, side, many[0], rng.uniform(0.6, 1.6), blotched > -1.0)
     field += rng.uniform(0.0, 4.0) * _specks(rng, side, many[1], rng.uniform(0.5, 1.3), blotched > 0.0)
     tint = cloudy(rng, side, side, 1.0)
-    return _grains(1.0 + np.float32(rng.uniform(0.035, 0.13)) * field, tint, rng.uniform(0.0, 0.02))
+    light = 1.0 + np.float32(rng.uniform(0.035, 0.13)) * field
+    colourful = rng.uniform(0.0, 0.02)
+    if texel < _CLOSE:  # bubbles of air
+        bubbles, size = rng.uniform(0.00002, 0.0002), rng.uniform(0.0004, 0.0015) / texel
+        light *= 1.0 - rng.uniform(0.3, 0.9) * np.clip(_specks(rng, side, bubbles, size, blotched > -1.0), 0.0, 1.0)
+    if grooves:
+        light *= _grooved(rng, side, texel)
+    return _grains(np.asarray(light, np.float32), tint, colourful)
+
+
+def _grooved(rng: np.random.Generator, side: int, texel: float) -> Floats:
+    """Grooves sawn or raked across the road or along it, a whole number of them in a tile."""
+    count = max(1, round(side * texel / rng.uniform(0.012, 0.03)))
+    place = (np.arange(side, dtype=np.float32) * (count / side)) % 1.0 * (side / count)  # pixels from the last one
+    wide = max(rng.uniform(0.002, 0.004) / texel, 0.7)
+    cut = np.exp(-(((place - side / count / 2) / wide) ** 2)) * rng.uniform(0.15, 0.5)
+    worn = 1.0 - 0.3 * np.clip(cloudy(rng, side, side, 1.0), 0.0, 2.0)
+    lines = np.repeat(cut[None], side, 0) if rng.random() < 0.5 else np.repeat(cut[:, None], side, 1)
+    return np.asarray(1.0 - lines * worn, np.float32)
 
 
 def weathered(rng: np.random.Generator, soil: NDArray[np.uint8], years: float) -> NDArray[np.uint8]:
@@ -169,6 +191,22 @@ def _aggregate(rng: np.random.Generator, side: int, spacing: float) -> Floats:
     shown = np.clip(1.25 - distance * np.float32(rng.uniform(1.2, 1.8)), 0.0, 1.0)
     bare = np.where(value > rng.uniform(-0.5, 0.6), value, np.float32(-0.35)) * shown
     return np.asarray(softened(bare, 0.5) + rng.uniform(0.3, 0.9) * _lit(rng, shown), np.float32)
+
+
+def _pebbles(rng: np.random.Generator, side: int, spacing: float) -> Floats:
+    """Stones `spacing` pixels apart, each of its own tone and lit from one side, some under binder; deviation 1."""
+    tone, distance = stones(rng, side, spacing)
+    other, _ = stones(rng, side, spacing * 0.23)  # what a broken stone is like within
+    ragged = distance + np.float32(rng.uniform(0.05, 0.12)) * cloudy(rng, side, side, 1.0, coarsest=0.1)
+    solid = np.clip((0.58 + 0.07 * tone - ragged) * np.float32(0.35 * spacing), 0.0, 1.0)
+    solid *= tone > np.float32(rng.uniform(-0.9, 0.6))
+    binder = 0.4 * softened(rng.standard_normal((side, side), np.float32), 0.8)
+    field = solid * (rng.uniform(0.3, 1.4) + 0.8 * tone + 0.25 * other) + (1.0 - solid) * (
+        binder - rng.uniform(0.2, 1.0)
+    )
+    return standardised(
+        field + rng.uniform(0.1, 0.5) * _lit(rng, softened(np.asarray(solid, np.float32), 0.06 * spacing))
+    )
 
 
 def _grains(field: Floats, tint: Floats, colourful: float) -> NDArray[np.uint8]:

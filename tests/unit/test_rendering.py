@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,9 +17,12 @@ from numpy.typing import NDArray
 import edgecrack.rendering
 from edgecrack.errors import SpecError
 from edgecrack.rendering import DEMO_SEEDS, RenderedRoad, rendered_frame
+from edgecrack.rendering.camera import bands
+from edgecrack.rendering.variety import Variety, drawn_variety
+from edgecrack.rendering.water import Water
 
 HEIGHT, WIDTH = 192, 256
-VIEWS = ("forward", "down")
+VIEWS = ("forward", "down", "close")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +151,7 @@ def test_view_and_surface_are_what_was_asked_for_and_any_draws_both() -> None:
             road = RenderedRoad(7, 64, 64, view=view, surface=surface)
             assert (road.view, road.surface) == (view, surface)
     drawn = [RenderedRoad(seed, 32, 32) for seed in range(20)]
-    assert {road.view for road in drawn} == {"forward", "down"}
+    assert {road.view for road in drawn} == set(VIEWS)
     assert {road.surface for road in drawn} == {"asphalt", "concrete"}
 
 
@@ -168,7 +174,7 @@ def test_a_bad_seed_or_size_is_refused_with_what_was_wanted_and_got(
 
 
 def test_a_bad_view_surface_index_or_rate_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"wanted a view .*forward, down, any, got 'sideways'"):
+    with pytest.raises(SpecError, match=r"wanted a view .*forward, down, close, any, got 'sideways'"):
         RenderedRoad(0, 64, 64, view="sideways")
     with pytest.raises(SpecError, match=r"wanted a surface .*asphalt, concrete, any, got 'gravel'"):
         RenderedRoad(0, 64, 64, surface="gravel")
@@ -178,6 +184,84 @@ def test_a_bad_view_surface_index_or_rate_is_refused() -> None:
     for rate in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(SpecError, match="positive number of frames"):
             road.frame(0, rate)
+
+
+def roads(special: Callable[[Variety], bool], count: int = 8, view: str = "any") -> list[RenderedRoad]:
+    """The first roads with something special, and without water, since that hides cracks."""
+    seeds = (seed for seed in range(5000) if special(drawn_variety(seed)) and not drawn_variety(seed).wet)
+    return [RenderedRoad(seed, HEIGHT, WIDTH, view=view) for seed in itertools.islice(seeds, count)]
+
+
+def width_of(mask: NDArray[np.bool_]) -> float:
+    """Of its cracks in pixels: their area over half the way around them."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return float(2 * mask.sum() / sum(cv2.arcLength(outline, True) for outline in outlines))
+
+
+def test_hair_cracks_are_thin_and_wide_ones_wide() -> None:
+    widths = {}
+    for kind in ("hair", "usual", "wide"):
+        masks = [road.frame(0)[1] for road in roads(lambda variety, kind=kind: variety.cracks == kind, 16, "down")]
+        widths[kind] = float(np.median([width_of(mask) for mask in masks if mask.sum() > 60]))
+    assert widths["hair"] < 0.8 * widths["usual"]
+    assert widths["wide"] > 1.5 * widths["usual"]
+
+
+def test_at_night_most_of_the_picture_is_dark_and_a_part_is_not() -> None:
+    dark = [road.frame(0)[0] for road in roads(lambda variety: variety.night)]
+    day = [road.frame(0)[0] for road in roads(lambda variety: not variety.night)]
+    assert np.mean([np.median(image) for image in dark]) < 0.6 * np.mean([np.median(image) for image in day])
+    assert np.median([np.percentile(image, 98) / max(np.median(image), 1.0) for image in dark]) > 1.5
+
+
+def test_litter_grooves_and_paving_are_no_cracks() -> None:
+    for special in (lambda v: v.litter > 1, lambda v: v.grooves, lambda v: v.paving > 0):
+        for road in roads(special, 4, "down"):
+            before = road.frame(0)[0]
+            for number, block in road._blocks.items():
+                road._blocks[number] = type(block)(type(block.cracks).none(), block.lines, block.areas)
+            image, mask = road.frame(0)
+            assert not mask.any()
+            assert image.shape == before.shape
+
+
+def test_litter_changes_what_is_seen() -> None:
+    shares = []
+    for road in roads(lambda variety: variety.litter == 4.0, 6, "down"):
+        with_litter = road._painted(road._camera(0.0))[0]
+        bare = RenderedRoad(road._seed, HEIGHT, WIDTH, view="down")
+        bare._scene = dataclasses.replace(bare._scene, variety=dataclasses.replace(bare._scene.variety, litter=0.0))
+        without = bare._painted(bare._camera(0.0))[0]
+        shares.append(float((np.abs(with_litter - without).max(axis=2) > 5).mean()))
+    assert 0.0005 < np.mean(shares) < 0.1
+
+
+def test_ground_beside_cracks_that_hold_water_is_dark() -> None:
+    darker = []
+    for road in roads(lambda variety: variety.drying and not variety.night, 8, "down"):
+        wet, mask = road._painted(road._camera(0.0))
+        road._scene = dataclasses.replace(road._scene, variety=dataclasses.replace(road._scene.variety, drying=False))
+        dry, _ = road._painted(road._camera(0.0))
+        if mask.sum() > 60:
+            beside = (cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~mask
+            darker.append(float(wet[beside].mean() / dry[beside].mean()))
+            far = cv2.dilate(mask.astype(np.uint8), np.ones((61, 61), np.uint8)) == 0
+            assert np.abs(wet[far] - dry[far]).max(initial=0.0) < 0.3 * dry.mean()
+    assert darker and np.mean(darker) < 0.93
+
+
+def test_water_darkens_the_ground_mirrors_the_sky_and_hides_cracks() -> None:
+    camera, height, width = RenderedRoad(3, HEIGHT, WIDTH, view="forward")._camera(0.0), HEIGHT, WIDTH
+    over = bands(camera, height, width)
+    found = []
+    for seed in range(6):
+        picture, mask = np.full((height, width, 3), 120.0, np.float32), np.ones((height, width), np.bool_)
+        Water(np.random.default_rng(seed), 1.0, 16.0).lay(picture, mask, camera, over)
+        found.append((picture[mask].min(), picture.max(), mask.mean()))
+    darkest, brightest, seen = np.array(found).T
+    assert (darkest < 100).all()
+    assert brightest.max() > 120
+    assert 0.1 < seen.min() < 1
 
 
 def test_the_demo_seeds_are_the_first_thousand() -> None:
