@@ -113,6 +113,7 @@ def _scores(evaluations: Sequence[Evaluation]) -> str:
         ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
         ("size it takes", [str(each.spec.input_frame) for each in evaluations]),
         ("threshold", [f"{each.threshold:.3f}" for each in evaluations]),
+        ("trained on", [", ".join(each.spec.trained_on) or "unknown" for each in evaluations]),
     )
     bodies = ["<tbody>", *(_row(label, [f"<td>{escape(cell)}</td>" for cell in cells]) for label, cells in facts)]
     bodies.append("</tbody>")

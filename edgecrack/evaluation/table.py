@@ -63,6 +63,7 @@ def _about_models(evaluations: Sequence[Evaluation]) -> list[Row]:
         ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
         ("size it takes", [str(each.spec.input_frame) for each in evaluations]),
         ("threshold", [f"{each.threshold:.3f}" for each in evaluations]),
+        ("trained on", [", ".join(each.spec.trained_on) or "unknown" for each in evaluations]),
         ("seconds of net / metrics", [_seconds(each) for each in evaluations]),
     ]
 
