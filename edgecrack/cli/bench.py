@@ -71,7 +71,7 @@ def _rendered(stack: ExitStack, frames: int) -> Path:
     typer.echo("rendering a road", err=True)
     road = RenderedRoad(13, 1080, 1920, view="forward")
     images = [road.frame(index)[0] for index in range(min(frames, _DISTINCT))]
-    with VideoWriter(clip, 30.0) as writer:
+    with VideoWriter(clip, 30.0, preset="veryfast") as writer:
         for image in islice(cycle([*images, *images[-2:0:-1]]), frames):
             writer.write(image)
     return clip

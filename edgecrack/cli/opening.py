@@ -23,7 +23,15 @@ TILE = (
 
 
 def opened(
-    model: Path, *, threshold: float | None, backend: str, rebuild: bool, device: int, tile: str, roi: str | None = None
+    model: Path,
+    *,
+    threshold: float | None,
+    backend: str,
+    rebuild: bool,
+    device: int,
+    tile: str,
+    roi: str | None = None,
+    hint: str = "latency",
 ) -> CrackDetector:
     """The detector; an engine of another machine is built anew first if `rebuild`, else raised as EngineMismatch."""
     from functools import partial
@@ -32,7 +40,9 @@ def opened(
 
     if tile == "auto":
         _tell_choice()
-    detector = partial(CrackDetector, model, threshold=threshold, backend=backend, device=device, tile=tile, roi=roi)
+    detector = partial(
+        CrackDetector, model, threshold=threshold, backend=backend, device=device, hint=hint, tile=tile, roi=roi
+    )
     try:
         return detector()
     except EngineMismatch as mismatch:

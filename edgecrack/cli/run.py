@@ -87,6 +87,7 @@ def run(
 
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions
+    from edgecrack.runtime.address import scheme_of
     from edgecrack.runtime.sources import described
     from edgecrack.spec import FrameSpec
 
@@ -120,7 +121,16 @@ def run(
     with ExitStack() as stack:
         places = Places.open(stack, live=live, live_token=live_token, mqtt=mqtt, min_crack_share=min_crack_share)
         detector = stack.enter_context(
-            opened(model, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile, roi=roi)
+            opened(
+                model,
+                threshold=threshold,
+                backend=backend,
+                rebuild=rebuild,
+                device=device,
+                tile=tile,
+                roi=roi,
+                hint="latency" if any(map(scheme_of, source)) else "throughput",
+            )
         )
         beginning = Beginning.of(out, record_of(model, detector, source, options), resume=resume)
         road = beginning.open_source(stack, source, options)

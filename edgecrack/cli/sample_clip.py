@@ -33,7 +33,7 @@ def sample_clip(
     road = RenderedRoad(seed, frame_size.height, frame_size.width, view=view)
     masks = masks_beside(out)
     with atomic_path(out) as clip, TemporaryDirectory(dir=out.parent, prefix=".", ignore_cleanup_errors=True) as folder:
-        with VideoWriter(clip, rate) as writer:
+        with VideoWriter(clip, rate, preset="veryfast") as writer:
             for index in range(round(seconds * rate)):
                 image, mask = road.frame(index, rate)
                 writer.write(image)

@@ -44,13 +44,15 @@ class CrackDetector(Closing):
         threshold: float | None = None,
         backend: str = "auto",
         device: int = 0,
+        hint: str = "latency",
         tile: str = "fit",
         roi: str | None = None,
     ) -> None:
         """Load a model file, or take over an open Backend, which `close` then closes.
 
         `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino", "onnxruntime"
-        or "tensorrt"; `device` is the GPU that an engine runs on.
+        or "tensorrt"; `device` is the GPU that an engine runs on; `hint` is "latency", or "throughput" for most frames a second
+        from files: see `open_backend`.
 
         `tile` says how frames larger than the model takes are shown to it: "fit" scales them, "tile" cuts them into
         overlapping tiles, and "auto" does so where scaling would leave less than the net was trained at, and logs which.
@@ -61,7 +63,9 @@ class CrackDetector(Closing):
         self._threshold = None if threshold is None else check_threshold(threshold)
         self.tile, self.roi = check_tile(tile), roi
         region = None if roi is None else parse_region(roi)
-        self.backend = open_backend(model, backend, device=device) if isinstance(model, (str, os.PathLike)) else model
+        if isinstance(model, (str, os.PathLike)):
+            model = open_backend(model, backend, device=device, hint=hint)
+        self.backend = model
         self._place = lru_cache(maxsize=16)(partial(place, spec=self.spec, tile=tile, roi=region))
         self._lock = threading.Lock()
         self._closed = False

@@ -23,6 +23,7 @@ from edgecrack.runtime import CrackDetector, Frame, JsonLines, OverlayVideo, Sin
 from edgecrack.speed.power import MeanPower
 
 STAGES = ("decode", "preprocess", "net", "postprocess", "log")
+_AHEAD = 16  # frames decoded before they are looked at: a decoder's threads go on working when a frame is out
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,17 @@ def driven(order: Order) -> Drive:
     """Do it in this process. Raises EngineError, FrameError, SourceError and MissingDependency."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        detector = stack.enter_context(CrackDetector(order.model, backend=order.backend, device=order.device))
+        alone = order.way == "stages"
+        hint = "latency" if alone else "throughput"  # as `edgecrack run` takes files
+        detector = stack.enter_context(
+            CrackDetector(order.model, backend=order.backend, device=order.device, hint=hint)
+        )
         for frame in first_frames(order.source, 1):  # the slowest
             _ = detector.run(frame.image).crack_pixels
         sinks: list[Sink] = [stack.enter_context(JsonLines(folder / "log.jsonl"))]
         if order.way == "overlay":
             sinks.append(stack.enter_context(OverlayVideo(folder / "overlay.mp4", 30)))
-        take = _one_by_one if order.way == "stages" else _streamed
+        take = _one_by_one if alone else _streamed
         with MeanPower() as power:
             start, cpu = perf_counter(), process_time()
             milliseconds = take(detector, first_frames(order.source, order.frames), sinks)
@@ -106,7 +111,7 @@ def first_frames(source: str, count: int) -> Iterator[Frame]:
         yield from islice(opened, count)
 
 
-def _streamed(detector: CrackDetector, frames: Iterable[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
+def _streamed(detector: CrackDetector, frames: Iterator[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
     came: dict[int, float] = {}
 
     def noted() -> Iterator[Frame]:
@@ -123,23 +128,29 @@ def _streamed(detector: CrackDetector, frames: Iterable[Frame], sinks: list[Sink
     return {"end to end": ages}
 
 
-def _one_by_one(detector: CrackDetector, frames: Iterable[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
+def _one_by_one(detector: CrackDetector, frames: Iterator[Frame], sinks: list[Sink]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "host")}
+    while ahead := list(_decoded(islice(frames, _AHEAD))):
+        for decode, frame in ahead:
+            came = perf_counter()
+            detection = detector.run(frame.image)
+            answered = perf_counter()
+            for sink in sinks:
+                sink.write(frame, detection)
+            written, speed = perf_counter(), detection.speed
+            log, host = 1e3 * (written - answered) - speed["postprocess"], 1e3 * (written - came) - speed["inference"]
+            spent = (decode, speed["preprocess"], speed["inference"], speed["postprocess"], log, host)
+            for milliseconds, value in zip(found.values(), spent, strict=True):
+                milliseconds.append(value)
+    return found
+
+
+def _decoded(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
+    """Each frame with the milliseconds until it came."""
     asked = perf_counter()
     for frame in frames:
-        came = perf_counter()
-        detection = detector.run(frame.image)
-        answered = perf_counter()
-        for sink in sinks:
-            sink.write(frame, detection)
-        written, speed = perf_counter(), detection.speed
-        decode, log = 1e3 * (came - asked), 1e3 * (written - answered) - speed["postprocess"]
-        host = 1e3 * (written - came) - speed["inference"]
-        spent = (decode, speed["preprocess"], speed["inference"], speed["postprocess"], log, host)
-        for milliseconds, value in zip(found.values(), spent, strict=True):
-            milliseconds.append(value)
+        yield 1e3 * (perf_counter() - asked), frame
         asked = perf_counter()
-    return found
 
 
 if __name__ == "__main__":

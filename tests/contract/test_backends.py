@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import numpy as np
 import onnx
@@ -42,6 +43,27 @@ def test_a_model_says_what_it_is(backend, name, spec):
     assert backend.spec == spec
     assert backend.name == name
     assert backend.depth >= 2  # so that the host works while the model runs
+
+
+def test_a_hint_changes_no_answer(model, name):
+    frames = [noise(seed) for seed in range(6)]
+    backend = open_backend(model, name, hint="throughput")
+    answers = []
+    for index, each in enumerate(frames):
+        if index >= backend.depth:
+            answers.append(backend.collect())
+        backend.submit(each)
+    answers += [backend.collect() for _ in range(min(backend.depth, len(frames)))]
+    backend.close()
+    with closing(open_backend(model, name)) as soonest:
+        for answer, each in zip(answers, frames, strict=True):
+            soonest.submit(each)
+            np.testing.assert_array_equal(answer, soonest.collect())
+
+
+def test_another_hint_is_refused(model, name):
+    with pytest.raises(SpecError, match="a hint is one of latency, throughput, got 'fast'"):
+        open_backend(model, name, hint="fast")
 
 
 def test_answers_come_in_the_order_of_the_calls_however_many_are_in_flight(backend):

@@ -16,6 +16,7 @@ from edgecrack.spec import ModelSpec
 
 BACKENDS = ("openvino", "onnxruntime")  # for ONNX, in the order that "auto" prefers them
 ENGINE_BACKEND = "tensorrt"  # for engines, and nothing else is
+HINTS = ("latency", "throughput")
 
 
 class Backend(Protocol):
@@ -53,18 +54,25 @@ class Backend(Protocol):
         """Wait for what is in flight, a call of another thread too, and let go of the model."""
 
 
-def open_backend(path: str | os.PathLike[str], backend: str = "auto", *, device: int = 0) -> Backend:
+def open_backend(
+    path: str | os.PathLike[str], backend: str = "auto", *, device: int = 0, hint: str = "latency"
+) -> Backend:
     """Load the model file at `path`: an engine goes to "tensorrt", of which `open_engine` has the finer choices; for ONNX
     "auto" takes OpenVINO where it is installed, else ONNX Runtime. `device` is the GPU that an engine runs on.
 
     INT8 for TensorRT (signed activations), mixed with FP16 or not, goes to ONNX Runtime, the numeric reference: OpenVINO
     2026.4 answers with noise for such an aelf-unet, and is refused.
 
-    Raises SpecError for an unknown `backend`, MissingDependency when its library is not installed, EngineError when the
+    `hint` says what counts: "latency", that a frame is answered soonest, or "throughput", how many are a second, each of
+    which takes longer. OpenVINO alone heeds it; the answers are the same.
+
+    Raises SpecError for an unknown `backend` or `hint`, MissingDependency when its library is not installed, EngineError when the
     file is missing, damaged or not an edgecrack model, EngineMismatch when an engine is of another machine.
     """
     if backend not in ("auto", *BACKENDS, ENGINE_BACKEND):
         raise SpecError(f"a backend is one of auto, {', '.join(BACKENDS)}, {ENGINE_BACKEND}, got {backend!r}")
+    if hint not in HINTS:
+        raise SpecError(f"a hint is one of {', '.join(HINTS)}, got {hint!r}")
     path = Path(path)
     if path.suffix == ".engine":
         if backend not in ("auto", ENGINE_BACKEND):
@@ -91,7 +99,7 @@ def open_backend(path: str | os.PathLike[str], backend: str = "auto", *, device:
         if backend == "openvino":
             from edgecrack.runtime.backends.openvino import OpenVinoBackend
 
-            return OpenVinoBackend(path)
+            return OpenVinoBackend(path, hint)
         from edgecrack.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(path)
