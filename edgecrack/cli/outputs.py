@@ -67,14 +67,15 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
     from edgecrack.runtime import JsonLines, LiveSource, Sinks
 
     sinks = stack.enter_context(Sinks())
+    room = _room(out, options, sinks.write_event)
     live = isinstance(road, LiveSource)
     # What a camera declares is all the same: its frames are shown for as long as they lasted.
     rate = road.rate or (30 if live else None)
     if options.overlay and rate:
         rate = max(0.01, rate)  # the slowest that a video may be; of every 3600th frame it is quicker than the road was
         path = out / ("evidence" if options.only_finds else "overlay.mp4")
-        sinks.add(path, _video(path, rate, road, options, beginning, sinks.write_event))
-    for path, sink in _images(out, rate, road, options, beginning).items():
+        sinks.add(path, _video(path, rate, road, options, beginning, room))
+    for path, sink in _images(out, rate, road, options, beginning, room).items():
         sinks.add(path, sink)
     beginning.settle()
     cameras = {camera.name: camera for camera in road.parts}
@@ -88,35 +89,28 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
 
 
 def _video(
-    path: Path,
-    rate: float,
-    road: CountedSource,
-    options: OutputOptions,
-    beginning: Beginning,
-    tell: Callable[[Event], None],
+    path: Path, rate: float, road: CountedSource, options: OutputOptions, beginning: Beginning, room: Room
 ) -> Sink:
     """The overlay video, or the clips of what was found."""
     from edgecrack.runtime import Evidence, LiveSource, OverlayVideo
 
     sources = [part.name for part in road.parts]
-    room = _room(path.parent, options, tell)
     if options.only_finds:
         longest = options.segment or _SEGMENT
         return Evidence(path, rate, share=options.min_crack_share, longest=longest, sources=sources, room=room)
-    segment = options.segment or (_SEGMENT if isinstance(road, LiveSource) or room else None)
+    segment = options.segment or (_SEGMENT if isinstance(road, LiveSource) or options.keep_gb is not None else None)
     return OverlayVideo(path, rate, segment=segment, sources=sources, resume=beginning.is_resumed, room=room)
 
 
-def _room(out: Path, options: OutputOptions, tell: Callable[[Event], None]) -> Room | None:
+def _room(out: Path, options: OutputOptions, tell: Callable[[Event], None]) -> Room:
     from edgecrack.runtime.recording import Room
 
-    if options.keep_gb is None:
-        return None
-    return Room(1e9 * options.keep_gb, out, ("overlay*.mp4", "evidence/**/*.mp4", "evidence/**/*.jpg"), tell)
+    most = None if options.keep_gb is None else 1e9 * options.keep_gb
+    return Room(out, most=most, patterns=("overlay*.mp4", "evidence/**/*.mp4", "evidence/**/*.jpg"), tell=tell)
 
 
 def _images(
-    out: Path, rate: float | None, road: CountedSource, options: OutputOptions, beginning: Beginning
+    out: Path, rate: float | None, road: CountedSource, options: OutputOptions, beginning: Beginning, room: Room
 ) -> dict[Path, Sink]:
     """The folders of overlays, where the source is no video, and of masks."""
     from edgecrack.runtime import MaskImages, OverlayImages
@@ -125,9 +119,9 @@ def _images(
     sources = [part.name for part in road.parts]
     folders: list[OverlayImages | MaskImages] = []
     if options.overlay and not rate:
-        folders.append(OverlayImages(out / "overlay", sources=sources))
+        folders.append(OverlayImages(out / "overlay", sources=sources, room=room))
     if options.masks:
-        folders.append(MaskImages(out / "masks", sources=sources))
+        folders.append(MaskImages(out / "masks", sources=sources, room=room))
     if beginning.is_resumed:
         for folder in folders:
             folder.resume(beginning.images)

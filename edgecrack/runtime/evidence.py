@@ -170,9 +170,9 @@ class _Watch(Closing):
     def _begin(self, index: int, now: float) -> None:
         path = self._folder / f"{index:06d}.mp4"
         path = numbered(path, 1 + last_of(path))  # what a run had of it that was killed is kept
-        self._clip, self._begun = _Clip(path, self._encoded.head), now
         if self._room:
             self._room.take(path)
+        self._clip, self._begun = _Clip(path, self._encoded.head), now
         for piece in (piece for group in self._past for piece in group):
             self._clip.add(piece)
         self._past.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from edgecrack.runtime.live import Event
 from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken
+_RESERVE = 256e6  # bytes for the log, where the disk is large: about eight hours of it at 30 frames a second
 
 
 class Labels:
@@ -59,14 +61,22 @@ def is_image(frame: Frame) -> bool:
 
 
 class Room:
-    """What videos may take on the disk: the oldest are deleted to keep to it, never one that is being written."""
+    """What videos and images may take on the disk: so much that there is room for the log.
+
+    With `most` the oldest are deleted to keep to it, never one that is being written.
+    """
 
     def __init__(
-        self, most: float, folder: Path, patterns: Sequence[str], tell: Callable[[Event], None] | None = None
+        self,
+        folder: Path,
+        *,
+        most: float | None = None,
+        patterns: Sequence[str] = (),
+        tell: Callable[[Event], None] | None = None,
     ) -> None:
         """`most` bytes for the files in `folder` that match `patterns`; `tell` is told of each that is deleted."""
-        self._most = most
         self._folder = folder
+        self._most = most
         self._patterns = patterns
         self._tell = tell
         self._looked = -_INTERVAL
@@ -83,22 +93,37 @@ class Room:
         self._in_use.discard(path)
 
     def keep(self) -> None:
-        """Delete the oldest files until the rest fits. Raises SourceError when one cannot be deleted."""
+        """Delete the oldest files until the rest fits; to be called with each frame, looks once a second.
+
+        Raises SourceError when there is no room, or a file cannot be deleted.
+        """
         if time.monotonic() - self._looked < _INTERVAL:
             return
         self._looked = time.monotonic()
+        try:
+            disk = shutil.disk_usage(self._folder)
+            reserve, free = min(_RESERVE, disk.total / 10), float(disk.free)
+            if self._most is not None:
+                free += self._delete(self._most, reserve - free)
+        except OSError as error:
+            raise SourceError(f"cannot make room in {self._folder}: {error.strerror or error}") from error
+        if free < reserve:
+            left = f"{free / 1e6:.1f} MB of the disk are left, and the log needs them"
+            raise SourceError(f"cannot write into {self._folder}: {left}")
+
+    def _delete(self, most: float, lacking: float) -> int:
+        """Delete the oldest files until they take `most`, and `lacking` bytes are freed; how many were."""
         found = {path: path.stat() for pattern in self._patterns for path in self._folder.glob(pattern)}
-        taken = sum(stat.st_size for stat in found.values())
+        lacking = max(lacking, sum(stat.st_size for stat in found.values()) - most)
+        freed = 0
         for path in sorted(found.keys() - self._in_use, key=lambda path: found[path].st_mtime_ns):
-            if taken <= self._most:
+            if freed >= lacking:
                 break
-            try:
-                path.unlink()
-            except OSError as error:
-                raise SourceError(f"cannot delete {path}: {error.strerror or error}") from error
-            taken -= found[path].st_size
+            path.unlink()
+            freed += found[path].st_size
             if self._tell:
                 self._tell(Event("deleted", str(path), time.time()))
+        return freed
 
 
 class OverlayVideo(Closing):
@@ -174,9 +199,9 @@ class _Series(Closing):
         self.close()
         self._number += 1
         path = numbered(self._path, self._number)
-        self._video, self._begun, self._size = VideoWriter(path, self._rate), now, size
         if self._room:
             self._room.take(path)
+        self._video, self._begun, self._size = VideoWriter(path, self._rate), now, size
 
     def close(self) -> None:
         video, self._video = self._video, None

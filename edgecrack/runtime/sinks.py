@@ -17,7 +17,7 @@ from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import Event
-from edgecrack.runtime.recording import Labels, is_image, make_folder
+from edgecrack.runtime.recording import Labels, Room, is_image, make_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -120,9 +120,15 @@ class _Folder(Closing):
     Of several sources each that is not of image files has a folder of its own.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, sources: Sequence[str] = ()) -> None:
-        """`sources` are the names of all where there are several. Raises SourceError when the folder cannot be made."""
+    def __init__(
+        self, folder: str | os.PathLike[str], *, sources: Sequence[str] = (), room: Room | None = None
+    ) -> None:
+        """`sources` are the names of all where there are several, `room` is what there must be on the disk.
+
+        Raises SourceError when the folder cannot be made.
+        """
         self.folder = Path(folder)
+        self._room = room
         self._labels = Labels(sources)
         self._taken: set[str] = set()  # by image files
         make_folder(self.folder)
@@ -138,6 +144,8 @@ class _Folder(Closing):
             left.unlink(missing_ok=True)
 
     def _path(self, frame: Frame, suffix: str) -> Path:
+        if self._room:
+            self._room.keep()
         folder = self.folder / self._labels.of(frame)
         if folder != self.folder:
             make_folder(folder)

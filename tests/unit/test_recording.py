@@ -112,7 +112,7 @@ def test_the_oldest_videos_are_deleted_to_keep_to_the_room_and_nothing_else(tmp_
     told = []
     (tmp_path / "overlay-1.txt").write_bytes(bytes(100_000))
     (tmp_path / "holiday.mp4").write_bytes(bytes(100_000))
-    room = Room(150_000, tmp_path, ["overlay*.mp4"], told.append)
+    room = Room(tmp_path, most=150_000, patterns=["overlay*.mp4"], tell=told.append)
     rng = np.random.default_rng(0)
     with OverlayVideo(tmp_path / "overlay.mp4", 10, segment=1, room=room) as video:
         for index in range(80):
