@@ -97,7 +97,7 @@ def test_a_disk_that_the_masks_fill_keeps_whole_masks_and_a_whole_log(run_on_dis
 
 @pytest.mark.parametrize("options", [["--segment", 1], ["--save-when", "cracks", "--threshold", 0.1, "--segment", 1]])
 def test_videos_leave_room_for_the_log_which_says_where_they_end(run_on_disk, video, options):
-    code, stdout, stderr, log, frames, _ = run_on_disk("2200k", "--source", video, *options, filler=1_200_000)
+    code, _, stderr, log, frames, _ = run_on_disk("2200k", "--source", video, *options, filler=1_200_000)
     assert code == 1
     lines = [json.loads(line) for line in log.splitlines()]
     assert [line["index"] for line in lines if "event" not in line] == list(range(300))
