@@ -41,7 +41,7 @@ function tile(number) {
     const root = by("source").content.firstElementChild.cloneNode(true);
     const part = (name) => root.querySelector(name);
     tiles.push({
-      root, image: part("img"), shade: part(".shade"), state: part(".state"), name: part(".name"), pace: part(".pace"),
+      root, canvas: part("canvas"), shade: part(".shade"), state: part(".state"), name: part(".name"), pace: part(".pace"),
       latency: part(".latency"), dropped: part(".dropped"), share: part(".share"),
     });
     by("sources").append(root);
@@ -50,11 +50,12 @@ function tile(number) {
 }
 
 async function show(data) {
-  const { image } = tile(new Uint8Array(data)[0]);
-  const before = image.src;
-  image.src = URL.createObjectURL(new Blob([data.slice(1)], { type: "image/jpeg" }));
-  await image.decode().catch(() => {});
-  if (before) URL.revokeObjectURL(before);
+  const { canvas } = tile(new Uint8Array(data)[0]);
+  const picture = await createImageBitmap(new Blob([data.slice(1)], { type: "image/jpeg" }));
+  canvas.width = picture.width; // which clears it, in the same breath as it is drawn
+  canvas.height = picture.height;
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  picture.close();
 }
 
 async function tell(state) {
@@ -70,12 +71,13 @@ async function tell(state) {
   document.title = lost ? `${lost} lost – edgecrack` : "edgecrack";
 }
 
-function tellSource({ root, image, shade, state, name, pace, latency, dropped, share }, source) {
+function tellSource({ root, canvas, shade, state, name, pace, latency, dropped, share }, source) {
   const silent = source.state === "connected" && source.silence > 2;
   const shown = silent ? `no picture for ${duration(source.silence)}` : source.state;
   root.className = `${silent ? "silent" : source.state} ${shown === "connected" ? "" : "old"}`;
   state.textContent = shown;
-  name.textContent = image.alt = source.name;
+  name.textContent = source.name;
+  canvas.setAttribute("aria-label", source.name);
   shade.hidden = shown === "connected";
   shade.textContent = source.state === "lost" ? `Lost: ${source.reason}` : shown === "waiting" ? "No picture yet" : shown;
   pace.textContent = source.pace.toFixed(1);

@@ -55,7 +55,7 @@ _FILES = {
 }
 _HEADERS = {
     # WebSockets are named for Safari, where 'self' did not cover them until 15.4
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:; "
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -104,14 +104,12 @@ class Page(Closing):
                 log_config=None,
                 log_level="critical",
                 access_log=False,  # an address may hold the token
-                loop="asyncio",
                 server_header=False,
                 limit_concurrency=_VIEWERS,
                 timeout_graceful_shutdown=1,
             )
         )
-        run = self._server.run
-        self._thread = threading.Thread(target=run, args=([door.socket],), name="edgecrack page", daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), name="edgecrack page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -119,6 +117,12 @@ class Page(Closing):
         self._server.should_exit = True
         self._thread.join(3)
         self._door.close()
+
+    async def _serve(self) -> None:
+        await self._server.serve([self._door.socket])
+        for connection in list(self._server.server_state.connections):  # of viewers that take nothing any more
+            connection.transport.abort()
+        await asyncio.sleep(0)  # in which they are let go of
 
     def _app(self) -> Starlette:
         return Starlette(

@@ -1,9 +1,11 @@
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -132,3 +134,29 @@ def camera():
     yield opened
     if not opened.killed.is_set():
         opened.kill()
+
+
+@pytest.fixture
+def start_page(model, tmp_path):
+    """Start `edgecrack run MODEL --out OUT --live 0 ...` as a process; the address of its page comes back too."""
+    started = []
+
+    def call(*options, live="0"):
+        command = [sys.executable, "-m", "edgecrack", "run", model, "--out", tmp_path / "out", "--live", live]
+        errors = (tmp_path / "stderr").open("wb")
+        process = subprocess.Popen([*command, *map(str, options)], stdout=subprocess.PIPE, stderr=errors, text=True)
+        errors.close()
+        started.append(process)
+
+        deadline = time.monotonic() + 60
+        while not (printed := re.search(r"^watch at (.*)\n", (tmp_path / "stderr").read_text(), re.MULTILINE)):
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process, printed[1]
+
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,504 @@
+"""The page of `run --live`: who is let in, what it serves, what it costs, and how it looks to a browser."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import weakref
+from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+
+from edgecrack.errors import SourceError, SpecError
+from edgecrack.runtime import CrackDetector, Detection, Event, Frame, open_source
+
+pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from edgecrack.runtime import page as page_module
+from edgecrack.runtime.door import Door
+from edgecrack.runtime.page import Page
+from edgecrack.runtime.readings import Readings
+
+TOKEN = "not-a-secret-at-all"  # noqa: S105
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+    return found
+
+
+def ask(url, method="GET", **headers):
+    """The status, the headers and the text of what is answered; no redirect is followed."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *arguments):
+            return None
+
+    request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
+    try:
+        with urllib.request.build_opener(Stay).open(request, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read().decode()
+
+
+class Run:
+    """A page with what it shows: `show` is what a run does with a frame."""
+
+    def __init__(self, model, folder, token=None, address="0"):
+        self.detector = CrackDetector(model)
+        self.source = open_source([np.zeros((48, 64, 3), np.uint8)])
+        self.readings = Readings(self.source)
+        self.marks = []
+        self.door = Door(address, token)
+        self.page = Page(self.door, self.detector, self.readings, folder, self.mark)
+        self.port = urlsplit(self.door.url).port
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def mark(self, event):
+        self.marks.append(event)
+
+    def show(self, value, index=0, size=(48, 64)):
+        frame = Frame(np.full((*size, 3), value, np.uint8), index, index / 10, self.source.name)
+        self.readings.write(frame, self.detector.run(frame.image))
+
+    def watch(self, **options):
+        return connect(f"ws://127.0.0.1:{self.port}/watch", **options)
+
+    def close(self):
+        self.page.close()
+        self.detector.close()
+
+
+@pytest.fixture
+def begin(model, tmp_path):
+    """Open a page: `begin(token=None, address="0")`."""
+    runs = []
+
+    def call(**options):
+        runs.append(Run(model, tmp_path, **options))
+        return runs[-1]
+
+    yield call
+    for run in runs:
+        run.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "edgecrack page"]
+
+
+def picture(viewer):
+    """The next picture that `viewer` is given: the number of its source and its pixels."""
+    while True:
+        viewer.send("next")
+        message = viewer.recv(20)
+        if isinstance(message, bytes):
+            return message[0], cv2.imdecode(np.frombuffer(message[1:], np.uint8), cv2.IMREAD_COLOR)
+
+
+def state(viewer):
+    while True:
+        viewer.send("next")
+        message = viewer.recv(20)
+        if isinstance(message, str):
+            return json.loads(message)
+
+
+# What it serves
+
+
+def test_it_serves_its_own_files_and_asks_for_no_others(begin):
+    run = begin()
+    for path, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
+        status, headers, text = ask(run.url + path)
+        assert (status, headers.get_content_type()) == (200, kind)
+        assert "//" not in text.replace("://${location", "").replace("; //", "").replace(") //", "").replace(
+            "\n    //", ""
+        )
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+    assert ask(run.url + "nothing")[0] == 404
+    assert ask(run.url + "../door.py")[0] == 404
+    assert ask(run.url + "mark")[0] == 405  # a link that is followed by chance marks nothing
+    assert not run.marks
+
+
+def test_the_threshold_is_the_detectors_from_the_next_frame_on(begin):
+    run = begin()
+    run.show(120)
+    status, _, text = ask(run.url + "threshold?value=0.6", "POST")
+    assert (status, json.loads(text)) == (200, {"threshold": 0.6})
+    assert run.detector.threshold == 0.6
+    assert run.detector.run(np.full((48, 64, 3), 120, np.uint8)).crack_pixels == 0
+    with run.watch() as viewer:
+        assert state(viewer)["threshold"] == 0.6
+
+
+@pytest.mark.parametrize(
+    "value", ["", "?value=", "?value=x", "?value=0", "?value=1.01", "?value=nan", "?value=-1", "?value=inf"]
+)
+def test_a_threshold_that_cannot_be_is_refused(begin, value):
+    run = begin()
+    status, _, text = ask(run.url + "threshold" + value, "POST")
+    assert status == 400
+    assert "wanted value=, a number in (0, 1], got" in text
+    assert run.detector.threshold == 0.4
+
+
+def test_a_mark_says_when_and_where(begin):
+    run = begin()
+    status, _, text = ask(run.url + "mark", "POST")
+    assert status == 409
+    assert "no frame came yet" in text
+    run.show(10, index=41)
+    run.show(10, index=42)
+    before = time.time()
+    status, _, text = ask(run.url + "mark", "POST")
+    (event,) = run.marks
+    assert (event.name, event.source, event.details) == ("marked", "frames", {"index": 42, "time": 4.2})
+    assert before <= event.utc <= time.time()
+    assert (status, json.loads(text)) == (200, [event.to_json()])
+
+
+def test_a_mark_that_cannot_be_written_is_not_called_one(begin, monkeypatch):
+    run = begin()
+    run.show(10)
+
+    def full(event):
+        raise SourceError("cannot write log.jsonl: No space left on device")
+
+    monkeypatch.setattr(run.page, "_mark", full)
+    assert ask(run.url + "mark", "POST")[::2] == (507, "cannot write log.jsonl: No space left on device")
+
+
+def test_what_is_told(begin):
+    run = begin()
+    with run.watch() as viewer:
+        (source,) = state(viewer)["sources"]
+        assert (source["state"], source["silence"], source["crack_share"]) == ("waiting", None, None)
+        run.readings.write_event(Event("connected", "frames", 0.0))
+        run.show(120, index=7)
+        run.source.dropped.update(newer=3, every=5)
+        told = wait_until(lambda: (now := state(viewer))["sources"][0]["frames"] and now)
+        (source,) = told["sources"]
+        assert {
+            "name": "frames",
+            "state": "connected",
+            "index": 7,
+            "dropped": 3,
+            "crack_share": 1.0,
+        }.items() <= source.items()
+        assert source["latency"] > 0
+        assert told["free"] > 0
+        run.readings.write_event(Event("lost", "frames", 0.0, {"reason": "it went away"}))
+        run.readings.write_event(Event("left out", "out/overlay.mp4", 0.0, {"reason": "cannot write out/overlay.mp4"}))
+        told = wait_until(lambda: (now := state(viewer))["troubles"] and now)
+        assert told["troubles"] == ["cannot write out/overlay.mp4"]
+        assert (told["sources"][0]["state"], told["sources"][0]["reason"]) == ("lost", "it went away")
+
+
+# Who is let in
+
+
+def test_on_the_machine_itself_no_token_is_asked_for(begin):
+    run = begin()
+    assert run.door.token is None
+    assert run.door.url == run.url
+    assert ask(run.url)[0] == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
+def test_a_name_that_was_pointed_at_this_machine_is_refused(begin, host):
+    run = begin()
+    assert ask(run.url, Host=host)[0] == 403
+    assert ask(run.url + "mark", "POST", Host=host, Origin=f"http://{host}")[0] == 403
+    with pytest.raises(InvalidStatus), run.watch(additional_headers={}, origin=f"http://{host}"):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:9", "[::1]:9"])
+def test_the_names_of_the_machine_itself_are_let_in(begin, host):
+    assert ask(begin().url, Host=host)[0] == 200  # another port: one that ssh forwards
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "file://", ""]
+)
+def test_another_sites_page_can_do_nothing(begin, origin):
+    run = begin()
+    run.show(10)
+    assert ask(run.url + "mark", "POST", Origin=origin)[0] == 403
+    assert ask(run.url + "threshold?value=0.9", "POST", Origin=origin)[0] == 403
+    with pytest.raises(InvalidStatus) as refused, run.watch(additional_headers={"Origin": origin}):
+        pass
+    assert refused.value.response.status_code == 403
+    assert not run.marks
+    assert run.detector.threshold == 0.4
+    assert ask(run.url + "mark", "POST", Origin=run.url.rstrip("/"))[0] == 200
+
+
+def test_whoever_has_no_token_sees_nothing(begin, caplog):
+    run = begin(token=TOKEN)
+    run.show(10)
+    assert TOKEN not in run.door.url  # whoever chose it knows it
+    status, headers, text = ask(run.url)
+    assert status == 401
+    assert "<form" in text
+    assert "set-cookie" not in headers
+    for given in ("", "x", TOKEN[:-1], TOKEN + "x", "%C3%A4"):
+        assert ask(f"{run.url}?token={given}")[0] == 401
+        assert ask(run.url, Authorization=f"Bearer {given}", Cookie=f"edgecrack-{run.port}={given}")[0] == 401
+    for path, method in (("page.js", "GET"), ("mark", "POST"), ("threshold?value=0.9", "POST")):
+        assert ask(run.url + path, method)[0] == 401
+    with pytest.raises(InvalidStatus), run.watch():
+        pass
+    assert not run.marks
+    assert run.detector.threshold == 0.4
+    assert TOKEN not in caplog.text
+
+
+def test_the_token_opens_the_page_and_a_cookie_keeps_it_open(begin):
+    run = begin(token=TOKEN)
+    status, headers, _ = ask(f"{run.url}?token={TOKEN}")
+    assert (status, headers["location"]) == (303, "/")  # so that it does not stay in the browser's history
+    cookie, _, attributes = headers["set-cookie"].partition(";")
+    assert "HttpOnly" in attributes
+    assert "SameSite=Lax" in attributes
+    assert TOKEN not in cookie
+    assert ask(run.url, Cookie=cookie)[0] == 200
+    assert ask(run.url, Cookie=f"a=b; {cookie}", Host="tablet.example")[0] == 200  # the token is what counts
+    with run.watch(additional_headers={"Cookie": cookie}) as viewer:
+        assert state(viewer)["threshold"] == 0.4
+    assert ask(run.url + "threshold?value=0.9", "POST", Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert ask(run.url + "mark", "POST", Cookie=cookie, Origin="http://evil.example")[0] == 403
+
+
+def test_a_cookie_that_is_none_is_no_error(begin):
+    run = begin(token=TOKEN)
+    assert ask(run.url, Cookie='a="; =;;\x7f')[0] == 401
+    assert ask(run.url, Cookie="edgecrack[1]=2; é")[0] == 401
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_beyond_the_machine_a_token_is_made_up(address):
+    try:
+        door = Door(address)
+    except SourceError as error:
+        pytest.skip(f"no such address family here: {error}")
+    with door:
+        shown = urlsplit(door.url)
+        assert shown.hostname not in ("0.0.0.0", "::")  # noqa: S104
+        assert shown.query == f"token={door.token}"
+        assert len(door.token) >= 20
+        with Door(address) as other:
+            assert other.token != door.token
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "x", "-1", "65536", "1:2:3", ":80", "host:", "[::1]", "::1", "a b:x", "80\n", "٣", "http://127.0.0.1:80"],
+)
+def test_an_address_that_cannot_be(address):
+    with pytest.raises(SpecError, match="the page is at PORT or HOST:PORT"):
+        Door(address)
+
+
+def test_a_token_that_is_too_short():
+    with pytest.raises(SpecError, match="at least 8 characters, got 4"):
+        Door("0", "1234")
+
+
+def test_a_port_in_use_and_an_address_of_another_machine():
+    with Door("0") as door:
+        port = urlsplit(door.url).port
+        with pytest.raises(SourceError, match=f"the page cannot be at {port}: Address already in use; give --live"):
+            Door(str(port))
+    with Door(str(port)):  # free again at once
+        pass
+    with pytest.raises(SourceError, match=r"the page cannot be at 192\.0\.2\.1:8080"):
+        Door("192.0.2.1:8080")
+
+
+# What it costs
+
+
+class Plotted(Detection):
+    plots = 0
+
+    def plot(self, image):
+        type(self).plots += 1
+        return super().plot(image)
+
+
+def test_pictures_are_drawn_only_while_somebody_watches(begin, monkeypatch):
+    run = begin()
+    monkeypatch.setattr(Plotted, "plots", 0)
+
+    def show(index):
+        frame = Frame(np.full((48, 64, 3), 120, np.uint8), index, None, "frames")
+        detection = run.detector.run(frame.image)
+        run.readings.write(frame, Plotted(detection.answer, detection.fit, 0.4))
+
+    for index in range(20):
+        show(index)
+    assert ask(run.url)[0] == 200
+    assert Plotted.plots == 0
+    with run.watch() as viewer, run.watch() as other:
+        picture(viewer)
+        picture(other)
+    assert Plotted.plots == 1  # for both
+    for index in range(20):
+        show(index)
+    assert ask(run.url)[0] == 200
+    assert Plotted.plots == 1
+
+
+def test_a_viewer_is_given_the_newest_picture_and_no_other(begin):
+    run = begin()
+    with run.watch() as viewer:
+        for value in range(0, 100, 5):
+            run.show(value)
+        number, image = picture(viewer)
+        assert number == 0
+        assert abs(int(image.mean()) - 95) <= 2
+        viewer.send("next")
+        assert isinstance(viewer.recv(20), str)  # there is nothing newer
+        run.show(50)
+        assert abs(int(picture(viewer)[1].mean()) - 50) <= 2
+
+
+def test_large_frames_are_sent_no_larger_than_a_tablet_shows(begin):
+    run = begin()
+    run.show(10, size=(1440, 2560))
+    with run.watch() as viewer:
+        assert picture(viewer)[1].shape == (720, 1280, 3)
+
+
+@contextmanager
+def stalled_viewer(port):
+    """A viewer that asks for twenty messages and reads none, with hardly any room for them on its side."""
+    with socket.socket() as viewer:
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        viewer.connect(("127.0.0.1", port))
+        head = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        viewer.sendall(f"GET /watch HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}{'A' * 22}==\r\n\r\n".encode())
+        viewer.sendall(20 * (b"\x81\x84" + bytes(4) + b"next"))  # text of four bytes, masked by zeros
+        yield viewer
+
+
+def test_viewers_that_stall_hold_up_nobody_and_keep_nothing(begin, capfd):
+    run = begin()
+    rng = np.random.default_rng(0)
+    seen = []
+
+    def show():
+        frame = Frame(rng.integers(0, 90, (1080, 1920, 3), np.uint8), len(seen), None, "frames")
+        seen.append(weakref.ref(frame))
+        run.readings.write(frame, run.detector.run(frame.image))
+
+    show()
+    with stalled_viewer(run.port), stalled_viewer(run.port), run.watch() as viewer:
+        for _ in range(30):
+            show()
+            picture(viewer)
+        gc.collect()
+        assert sum(frame() is not None for frame in seen) <= 2
+        run.page.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "edgecrack page"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_viewer_that_asks_for_nothing_is_let_go(begin, monkeypatch):
+    monkeypatch.setattr(page_module, "_PATIENCE", 0.2)
+    with begin().watch() as viewer, pytest.raises(ConnectionClosed):
+        viewer.recv(20)
+
+
+def test_it_ends_though_viewers_do_not(begin, capfd):
+    run = begin()
+    run.show(10)
+    with run.watch() as viewer, closing(socket.create_connection(("127.0.0.1", run.port))) as half:
+        half.sendall(b"GET / HTTP/1.1\r\nHost: localh")
+        picture(viewer)
+        run.page.close()
+        run.page.close()
+        with pytest.raises(ConnectionClosed):
+            picture(viewer)
+    assert not [thread for thread in threading.enumerate() if thread.name == "edgecrack page"]
+    with Door(str(run.port)):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+# As a command
+
+
+def marks(out):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().split("\n")[:-1]]
+    return [line for line in lines if line.get("event") == "marked"]
+
+
+def test_a_port_in_use_is_one_line_before_anything_is_touched(model, tmp_path):
+    with Door("0") as door:
+        port = str(urlsplit(door.url).port)
+        command = [
+            sys.executable,
+            "-m",
+            "edgecrack",
+            "run",
+            tmp_path / "no-model",
+            "--source",
+            "0",
+            "--out",
+            tmp_path / "out",
+        ]
+        done = subprocess.run([*command, "--live", port], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"edgecrack: the page cannot be at {port}: Address already in use; give --live another address or port\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_is_printed_once_and_kept_out_of_the_results(start_page, camera, tmp_path):
+    process, address = start_page("--source", camera.url, live="0.0.0.0:0")
+    token = urlsplit(address).query.removeprefix("token=")
+    url = f"http://127.0.0.1:{urlsplit(address).port}/"
+    assert ask(url)[0] == 401
+    status = wait_until(lambda: ask(url + "mark", "POST", Authorization=f"Bearer {token}")[0] == 200)
+    assert status
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(marks(tmp_path / "out")) == 1
+    stderr = (tmp_path / "stderr").read_text()
+    assert stderr.count(token) == 1
+    assert "secret" not in stderr
+    assert token not in stdout + (tmp_path / "out" / "log.jsonl").read_text()
+
+
+def test_ctrl_c_ends_it_though_somebody_watches(start_page, camera):
+    process, url = start_page("--source", camera.url)
+    with connect(f"ws://127.0.0.1:{urlsplit(url).port}/watch") as viewer:
+        picture(viewer)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begun < 10
+    assert process.returncode == 130
