@@ -339,7 +339,7 @@ def draw(lines: list[Line], samples: list[Sample], kills: list[float], path: Pat
     minutes = [(each.utc - begun) / 60 for each in samples]
     figure, (top, middle, bottom) = pyplot.subplots(3, 1, sharex=True, figsize=(9, 7), layout="constrained")
     top.plot(minutes, [each.memory_mb for each in samples])
-    top.set(ylabel="memory, MB", ylim=(0, None))
+    top.set(ylabel="memory, MB", ylim=(0, 1.1 * max(each.memory_mb for each in samples)))
     old = [((seconds_of(line) - begun) / 60, line["age"]) for line in lines if "age" in line]
     middle.plot(*zip(*old, strict=True), ",")
     middle.axhline(AGE_S, color="grey", linestyle=":")

@@ -15,9 +15,11 @@ gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402 (the versions come first)
 
+# Pictures in four slices, and the decoder's parameters before each slice of a key frame, as many such servers send them.
 PATTERN = (
     "videotestsrc is-live=true ! videoscale ! capsfilter name=size caps={caps} ! "
-    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name=pay0 pt=96 config-interval=-1"
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 threads=4 sliced-threads=true ! "
+    "rtph264pay name=pay0 pt=96 config-interval=-1"
 )
 FILE = 'filesrc location="{file}" ! qtdemux ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1'
 

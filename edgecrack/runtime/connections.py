@@ -8,9 +8,9 @@ import re
 import select
 import shlex
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,12 +25,13 @@ from edgecrack.runtime.options import SourceOptions
 from edgecrack.spec import FrameSpec
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
 
 _log = logging.getLogger("edgecrack")
 NETWORK = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 SCHEMES = NETWORK | {"v4l2", "csi", "gst", "raw"}
 _SILENT = "nothing came within the time-out"
+_LOOKED_AT = 10  # packets at the beginning of a stream
 _ALWAYS = {"flip", "drop", "max_reconnects"}
 _ASKED = {"size", "rate"}
 _WAYS = {"v4l2": "OpenCV's V4L2", "raw": "a pipe"}
@@ -126,14 +127,47 @@ class NetworkConnection:
         stream = self._file.streams.video[0]
         stream.thread_type = "SLICE"  # frame threads would hold frames back
         convert = VideoReformatter()  # kept: it is set up anew only when the size changes
-        for packet in self._file.demux(stream):
+        for packet in _whole(self._file.demux(stream)):
             try:
-                frames = packet.decode()
+                frames = stream.codec_context.decode(packet)
             except av.error.InvalidDataError:
                 yield None
                 continue
             for frame in frames:
                 yield None if frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+
+
+def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """The packets, where those of one picture are put together.
+
+    FFmpeg cuts a key frame at the decoder's parameters, which some cameras send before each slice of it, and would make up
+    the rest of each part. That is seen at the first key frame, with which a stream begins. Only a stream that does so is
+    held back, until the next picture begins.
+    """
+    import av
+
+    held: Packet[Any] | None = None
+    parts = 0
+    for count, packet in enumerate(packets):
+        if held is not None and _is_one_picture(held, packet):
+            joined, parts = av.Packet(bytes(held) + bytes(packet)), parts + 1
+            joined.pts, joined.is_keyframe = packet.pts, packet.is_keyframe
+            held = joined
+        else:
+            if held is not None:
+                yield held
+            held = packet
+        if not parts and count >= _LOOKED_AT:
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def _is_one_picture(first: Packet[Any], second: Packet[Any]) -> bool:
+    if first.pts is None:  # the first of a stream has no time yet
+        return bool(first.size and second.size and first.is_keyframe and second.is_keyframe)
+    return first.pts == second.pts
 
 
 def _bgr(picture: VideoFrame) -> NDArray[np.uint8]:

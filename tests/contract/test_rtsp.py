@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgecrack.errors import SourceError, SourceLost
@@ -120,6 +121,16 @@ def test_a_camera_is_killed_restarted_resized_and_stalls(rtsp):
     assert last.monotonic > take_silence + 2  # of after the silence, not of before
     assert source.read == last.index + 1 + source.dropped["stopped"]
     assert rtsp.process.poll() is None
+
+
+def test_pictures_in_slices_come_whole(rtsp):
+    """Parameters of the decoder between two slices look like the end of a picture: half of it would be made up."""
+    rtsp.start()
+    with opened(rtsp.url, drop=False) as source:
+        frames = iter(source)
+        bars = [next(frames).image[:140] for _ in range(100)]  # of the pattern, what does not move
+    still = np.median(bars[50:], axis=0)
+    assert max(float(np.abs(picture - still).mean()) for picture in bars) < 5
 
 
 def test_a_camera_that_boots_later_than_we_do_is_waited_for(rtsp):
