@@ -1,6 +1,8 @@
 """`edgecrack bench` measures what it says, in real processes; how fast anything is is not tested."""
 
+import importlib
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -145,3 +147,11 @@ def test_power_is_what_the_module_draws_on_a_jetson_and_unknown_elsewhere(tmp_pa
     with MeanPower(tmp_path) as power:
         pass
     assert power.watts == pytest.approx(7.0)
+
+
+def test_the_islands_are_what_is_not_int8(model, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    told = importlib.import_module("speed").islands(model)
+    assert told.startswith("mean.onnx: ")
+    assert "float" in told.splitlines()[1]
+    assert "INT8" not in told
