@@ -85,7 +85,7 @@ def open_watchers(
     from edgecrack.runtime.readings import Readings
 
     terminal = Console(stderr=True)
-    readings, sinks = Readings(road), stack.enter_context(Sinks())
+    readings, sinks = Readings.of(road), stack.enter_context(Sinks())
     shown = terminal.is_terminal and not headless
     if places.messages:
         sinks.add("messages", places.messages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -103,12 +104,16 @@ class _Dial:
 class Readings(Closing):
     """A sink and a listener of events that keeps the newest of each source, and nothing else; any thread may read it."""
 
-    def __init__(self, source: CountedSource) -> None:
-        """`source` is what is streamed: of cameras each is read by itself, files that are read in turn are one."""
+    def __init__(self, parts: Iterable[Counted]) -> None:
+        """`parts` are the sources whose frames and events will come; `of` has them for what is streamed."""
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
-        parts = source.parts if isinstance(source, LiveSource) else [source]
         self._dials = {part.name: _Dial(part) for part in parts}
+
+    @classmethod
+    def of(cls, source: CountedSource) -> Readings:
+        """Those of what is streamed: of cameras each is read by itself, files that are read in turn are one."""
+        return cls(source.parts if isinstance(source, LiveSource) else [source])
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Take the newest frame of a source; waits for nobody."""

@@ -65,7 +65,7 @@ class Run:
     def __init__(self, model, folder, token=None, address="0"):
         self.detector = CrackDetector(model)
         self.source = open_source([np.zeros((48, 64, 3), np.uint8)])
-        self.readings = Readings(self.source)
+        self.readings = Readings.of(self.source)
         self.marks = []
         self.door = Door(address, token)
         self.page = Page(self.door, self.detector, self.readings, folder, self.mark)
