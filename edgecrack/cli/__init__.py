@@ -13,6 +13,7 @@ from edgecrack.errors import EdgecrackError
 
 VERBS = {
     "train": "train",
+    "search": "search",
     "export": "export",
     "build": "build",
     "run": "run",

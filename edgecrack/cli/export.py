@@ -24,6 +24,7 @@ def export(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint of `edgecrack train`; the shipped one if none.")
     ] = None,
+    hed: Annotated[Path | None, typer.Option(help="HED's weights (safetensors), for SCNet with prior=hed.")] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT that the net runs at; the checkpoint's if none.")
     ] = None,
@@ -56,7 +57,7 @@ def export(
     _check_options(pixels, fp16, int8, target, calib, ranges)
     _check_engine(engine, for_, target)
     capabilities = chosen(for_) if engine else ()
-    net, spec, shipped = _checkpoint(model, weights)
+    net, spec, shipped = _checkpoint(model, weights, hed)
     spec = _as_asked(net, spec, size, camera, pixels, batch)
     if int8 and not (shipped or calib or ranges):
         from edgecrack.errors import SpecError
@@ -101,11 +102,12 @@ def _check_options(pixels: str, fp16: bool, int8: bool, target: str, calib: Path
         raise typer.BadParameter("give the ranges or the folder to measure them on, not both", param_hint="--ranges")
 
 
-def _checkpoint(model: str, weights: Path | None) -> tuple[CrackNet, ModelSpec, bool]:
-    """The net, its spec, and whether it is the shipped one."""
+def _checkpoint(model: str, weights: Path | None, hed: Path | None) -> tuple[CrackNet, ModelSpec, bool]:
+    """The net, with the edge detector that it looks at, its spec, and whether it is the shipped one."""
     from edgecrack.errors import SpecError
     from edgecrack.models import model_class
     from edgecrack.models.checkpoint import load_checkpoint
+    from edgecrack.models.external import with_hed
     from edgecrack.weights import weights_path
 
     model_class(model)
@@ -115,7 +117,7 @@ def _checkpoint(model: str, weights: Path | None) -> tuple[CrackNet, ModelSpec, 
     net, spec = load_checkpoint(path)
     if spec.name != model:
         raise SpecError(f"{path} holds {spec.name}, not {model}")
-    return net, spec, weights is None
+    return net, with_hed(net, spec, hed), weights is None
 
 
 def _as_asked(

@@ -49,7 +49,7 @@ class Log:
         if not self._rows:
             return
         means = {name: float(np.mean([row[name] for row in self._rows])) for name in COLUMNS}
-        means |= {name: self._rows[-1][name] for name in ("step", "seconds", "learning_rate")}
+        means |= {name: self._rows[-1][name] for name in ("step", "seconds", "learning_rate", "waiting")}
         self._rows.clear()
         path = self.folder / "steps.csv"
         fresh = not path.exists()

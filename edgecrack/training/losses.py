@@ -6,6 +6,7 @@ What is counted over a batch is counted over the batches of all processes, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,24 @@ def pooled(sums: Tensor) -> Tensor:
     """`sums` added up over all processes; the gradient reaches each."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return sums
-    from torch.distributed.nn.functional import all_reduce
-
-    total: Tensor = all_reduce(sums)  # type: ignore[no-untyped-call]
+    total: Tensor = _Pooled.apply(sums)  # type: ignore[no-untyped-call]
     return total
+
+
+class _Pooled(torch.autograd.Function):
+    """Each process computes the same loss of the same sums: of their gradients, averaged later, every process needs all."""
+
+    @staticmethod
+    def forward(_: Any, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
 
 
 def aelf(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 
@@ -32,6 +33,7 @@ def open_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1, precision
     chosen = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     if chosen == "cuda" and torch.cuda.device_count() < devices:
         raise SpecError(f"wanted {devices} CUDA devices, there are {torch.cuda.device_count()}; give --device cpu")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it does is ours to say
     several = devices * nodes > 1
     fabric = Fabric(
         accelerator=chosen,

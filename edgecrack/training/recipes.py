@@ -241,21 +241,25 @@ def switches(net: str) -> dict[str, tuple[str, Any]]:
 
 def with_switches(spec: ModelSpec, recipe: Recipe, settings: Iterable[str]) -> tuple[ModelSpec, Recipe]:
     """`spec` and `recipe` changed by `settings`, each NAME=VALUE. Raises SpecError naming the switches there are."""
-    known = switches(spec.name)
     changed: dict[str, dict[str, Any]] = {"net": {}, "loss": {}, "contrast": {}, "recipe": {}}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in known:
-            raise SpecError(
-                f"--set takes NAME=VALUE; for {spec.name} NAME is one of {', '.join(known)}; got {setting!r}"
-            )
-        owner, default = known[name]
-        changed[owner][name] = _parsed(name, text, default)
+        name, _, text = setting.partition("=")
+        owner, value = parsed(spec.name, name, text)
+        changed[owner][name] = value
     spec = dataclasses.replace(spec, options={**spec.options, **changed["net"]})
     loss, contrast = {**recipe.loss, **changed["loss"]}, {**recipe.contrast, **changed["contrast"]}
     if "steps" in changed["recipe"]:
         changed["recipe"].setdefault("epochs", 0)
     return spec, dataclasses.replace(recipe, **changed["recipe"], loss=loss, contrast=contrast)
+
+
+def parsed(net: str, name: str, text: str) -> tuple[str, Any]:
+    """Whose the switch `name` of `net` is, and its value that `text` gives. Raises SpecError naming the switches there are."""
+    known = switches(net)
+    if name not in known:
+        raise SpecError(f"--set takes NAME=VALUE; {net} has no switch {name!r}, it has {', '.join(known)}")
+    owner, default = known[name]
+    return owner, _parsed(name, text, default)
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*PICTURES, "models", "rendering", "metrics", "layouts", "dataset", "fitting", "memory", "training"},
         {"numpy", "torch", "cv2", "lightning_fabric", "tensorboardX"},
     ),
-    "training.search": ({"errors", "spec", "training"}, {"numpy", "optuna", "matplotlib"}),
+    "training.search": ({*FILES}, {"numpy", "optuna", "matplotlib"}),
     "weights": ({"errors"}, set()),
     "cli": ({"errors", "cli"}, {"typer"}),
 }
