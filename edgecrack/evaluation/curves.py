@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ISO_F1 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 GREY = "0.5"
+STYLES = ("-", "--", "-.", ":")  # or a model would hide one that scores the same, such as itself in INT8
 
 
 def need_matplotlib() -> None:
@@ -61,9 +63,9 @@ def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], t
     figure = _figure(9.6, 3.4)
     axes = figure.add_subplot(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1), title=title)
     axes.grid(color="0.92")
-    for name, counts in curves.items():
+    for (name, counts), style in zip(curves.items(), cycle(STYLES), strict=False):
         scores, level = f_score(counts), threshold_level(shipped[name])
-        (line,) = axes.plot(np.arange(1, 256) / 255, scores[1:], label=name)
+        (line,) = axes.plot(np.arange(1, 256) / 255, scores[1:], style, label=name)
         axes.plot(level / 255, scores[level], "o", color=line.get_color(), fillstyle="none")
     axes.legend(loc="lower left", fontsize="small", title="ring: the model's threshold", title_fontsize="x-small")
     return _png(figure)
@@ -93,8 +95,8 @@ def _png(figure: Figure) -> bytes:
 def _precision_recall(axes: Axes, curves: Mapping[str, Counts], title: str) -> None:
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01), aspect="equal", title=title)
     _draw_iso_f1(axes)
-    for name, counts in curves.items():
-        _draw_curve(axes, name, counts)
+    for (name, counts), style in zip(curves.items(), cycle(STYLES), strict=False):
+        _draw_curve(axes, name, counts, style)
     if curves:
         axes.legend(loc="lower left", fontsize="small")
 
@@ -106,10 +108,10 @@ def _draw_iso_f1(axes: Axes) -> None:
         axes.text(1.01, f1 / (2 - f1), f"F1 {f1:.1f}", va="center", color=GREY, fontsize="x-small")
 
 
-def _draw_curve(axes: Axes, name: str, counts: Counts) -> None:
+def _draw_curve(axes: Axes, name: str, counts: Counts, style: str) -> None:
     fires = counts.predicted > 0  # where nothing is predicted there is no precision to draw
     f1, threshold = best_f1(counts)
     level = threshold_level(threshold)
     p, r = precision(counts), recall(counts)
-    (line,) = axes.plot(r[fires], p[fires], label=f"{name}: F1 {f1:.3f} at {threshold:.2f}")
+    (line,) = axes.plot(r[fires], p[fires], style, label=f"{name}: F1 {f1:.3f} at {threshold:.2f}")
     axes.plot(r[level], p[level], "o", color=line.get_color())

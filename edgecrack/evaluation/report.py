@@ -126,7 +126,7 @@ def _scores(evaluations: Sequence[Evaluation]) -> str:
             )
             bodies += [title, "<tbody>", *rows, "</tbody>"]
     return (
-        f"<details><summary>All {len(known)} scores</summary>"
+        f"<details><summary>{_number(known, 'score')}, by protocol</summary>"
         f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead>{"".join(bodies)}</table></div></details>'
     )
 

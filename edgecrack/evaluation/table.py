@@ -55,7 +55,8 @@ def written(evaluation: Evaluation, name: str) -> str:
 def compared(evaluation: Evaluation, first: Evaluation, name: str) -> str:
     """A score against the first model's, on the same frames."""
     apart, ends = evaluation.difference(first, name)
-    return f"{apart:+.4f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+    form = "+.4%" if name == "fired_share" else "+.4f"
+    return f"{apart:{form}}" + (f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else "")
 
 
 def _about_models(evaluations: Sequence[Evaluation]) -> list[Row]:

@@ -247,7 +247,7 @@ def test_models_are_told_apart_on_the_same_draws(folder: Callable[[bool], Datase
     text = table([good, poor])
     assert "Darkness, Blinking on walls" in text
     assert "above Darkness on the same frames" in text
-    assert f"{apart:+.4f} [{ends[0]:+.3f}, {ends[1]:+.3f}]" in text
+    assert f"{apart:+.4f} [{ends[0]:+.4f}, {ends[1]:+.4f}]" in text
     fewer = evaluate(Darkness(), dataset.every(2))
     with pytest.raises(ValueError, match="same frames"):
         good.difference(fewer, "f1")
