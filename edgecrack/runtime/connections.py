@@ -31,6 +31,7 @@ _log = logging.getLogger("edgecrack")
 NETWORK = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 SCHEMES = NETWORK | {"v4l2", "csi", "gst", "raw"}
 _SILENT = "nothing came within the time-out"
+_MENDED = 2.0  # seconds
 _LOOKED_AT = 10  # packets at the beginning of a stream
 _ALWAYS = {"flip", "drop", "max_reconnects"}
 _ASKED = {"size", "rate"}
@@ -127,14 +128,38 @@ class NetworkConnection:
         stream = self._file.streams.video[0]
         stream.thread_type = "SLICE"  # frame threads would hold frames back
         convert = VideoReformatter()  # kept: it is set up anew only when the size changes
+        smears = _Smears()
         for packet in _whole(self._file.demux(stream)):
+            smeared = smears.has(packet)
             try:
                 frames = stream.codec_context.decode(packet)
             except av.error.InvalidDataError:
                 yield None
                 continue
             for frame in frames:
-                yield None if frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+                yield None if smeared or frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+
+
+class _Smears:
+    """Which pictures are smeared: after a loss all up to a key frame, which the decoder does not say of them.
+
+    The packet that is said to be corrupt may be the one before. A stream without key frames mends itself bit by bit, and is
+    trusted again after a while.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._packets = 0  # since the loss
+
+    def has(self, packet: Packet[Any]) -> bool:
+        self._packets += 1
+        if packet.is_corrupt:
+            self._since, self._packets = time.monotonic(), 0
+        elif self._since is not None and (
+            (packet.is_keyframe and self._packets > 1) or time.monotonic() > self._since + _MENDED
+        ):
+            self._since = None
+        return self._since is not None
 
 
 def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:

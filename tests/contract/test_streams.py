@@ -14,6 +14,7 @@ import traceback
 from contextlib import contextmanager
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -387,6 +388,44 @@ def test_a_drones_udp_stream_is_read_and_comes_back_in_another_size():
     assert second.index > first.index
     assert states(source)[0] == "connected"
     assert states(source)[-1] in ("resized", "reconnected")
+
+
+def test_pictures_smeared_by_lost_packets_are_damaged_up_to_a_clean_key_frame(tmp_path):
+    """The decoder makes up what is lost, and goes on from it: thin smears, as thin as cracks."""
+    noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (360, 440, 3), np.uint8), (0, 0), 3)
+    road = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX)
+    sent = [np.ascontiguousarray(road[step : step + 240, step : step + 320]) for step in range(120)]
+    with av.open(str(tmp_path / "sent.ts"), "w", format="mpegts") as file:
+        stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast", "tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.gop_size = 20
+        for picture in sent:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        file.mux(stream.encode(None))
+    data = (tmp_path / "sent.ts").read_bytes()
+    packets = [data[begin : begin + 188] for begin in range(0, len(data), 188)]
+    whole = pictures_of(tmp_path / "sent.ts")
+    assert len(whole) == len(sent)
+    assert not [picture for picture in whole if picture is None]
+    for lost in (0.3, 0.34, 0.5, 0.55, 0.8):
+        del packets[round(lost * len(packets))]
+    (tmp_path / "came.ts").write_bytes(b"".join(packets))
+    came = pictures_of(tmp_path / "came.ts")
+    clean = [picture for picture in came if picture is not None]
+    assert 20 <= len(clean) < len(sent)
+    for picture in clean:  # the very bytes that come of a stream without losses
+        assert any(np.array_equal(picture, other) for other in whole)
+
+
+def pictures_of(path):
+    connection, pictures = connections_module.NetworkConnection(str(path), 5.0), []
+    try:
+        while True:
+            pictures.append(connection.read())
+    except SourceError:
+        return pictures
+    finally:
+        connection.close()
 
 
 # The detector on a camera.
