@@ -76,12 +76,12 @@ function tellSource({ root, canvas, shade, state, name, pace, latency, dropped, 
   const shown = silent ? `no picture for ${duration(source.silence)}` : source.state;
   root.className = `${silent ? "silent" : source.state} ${shown === "connected" ? "" : "old"}`;
   state.textContent = shown;
-  name.textContent = source.name;
+  name.textContent = source.name.replace(/^\w+:\/\/(\*+@)?/, "");
   canvas.setAttribute("aria-label", source.name);
   shade.hidden = shown === "connected";
-  shade.textContent = source.state === "lost" ? `Lost: ${source.reason}` : shown === "waiting" ? "No picture yet" : shown;
+  shade.textContent = source.reason ? `${shown}: ${source.reason}` : shown;
   pace.textContent = source.pace.toFixed(1);
-  latency.textContent = source.index === null ? "–" : milliseconds(source.latency);
+  latency.textContent = shown !== "connected" ? "–" : milliseconds(source.latency);
   dropped.textContent = source.dropped;
   share.textContent = source.crack_share === null ? "–" : `${(100 * source.crack_share).toFixed(2)} %`;
 }
