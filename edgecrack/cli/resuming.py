@@ -62,20 +62,25 @@ class Beginning:
         return _after(log, cls(out, record, True))
 
     def settle(self) -> None:
-        """Begin the log anew, and keep the record, unless they are gone on with. Raises SourceError."""
+        """Begin the log anew, and keep the record, unless they are gone on with; remove what a kill left half-written.
+
+        Raises SourceError.
+        """
         import json
 
+        from edgecrack.errors import SourceError
         from edgecrack.files import write_atomic
 
-        if self.is_resumed:
-            return
         try:
-            (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
+            for left in self.out.rglob(".????????.*"):
+                if left.suffix in (".json", ".png", ".jpg"):
+                    left.unlink()
+            if not self.is_resumed:
+                (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
         except OSError as error:
-            from edgecrack.errors import SourceError
-
-            raise SourceError(f"cannot write {self.out / _LOG}: {error.strerror or error}") from error
-        write_atomic(self.out / _RECORD, json.dumps(self.record, indent=1) + "\n")
+            raise SourceError(f"cannot write into {self.out}: {error.strerror or error}") from error
+        if not self.is_resumed:
+            write_atomic(self.out / _RECORD, json.dumps(self.record, indent=1) + "\n")
 
     def open_source(self, stack: ExitStack, sources: Sequence[str], options: SourceOptions) -> CountedSource:
         """What is left of `sources`; `stack` closes it. Raises SourceError, SpecError for images that are others now."""
@@ -105,8 +110,6 @@ class Beginning:
 
 def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], options: SourceOptions) -> dict[str, Any]:
     """What a run is, without passwords: with the same model on the same sources it gives the same frames the same lines."""
-    import hashlib
-
     from edgecrack.runtime.address import redacted, scheme_of
 
     return {
@@ -114,12 +117,22 @@ def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], opti
         "bytes": [Path(source).stat().st_size if Path(source).is_file() else None for source in sources],
         "live": any(scheme_of(source) for source in sources),
         "model": detector.spec.name,
-        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "sha256": _hash_of(model),
         "threshold": detector.threshold,
         "tile": detector.tile,
         "roi": detector.roi,
         **{name: getattr(options, name) for name in ("flip", "loop", "start", "end", "every")},
     }
+
+
+def _hash_of(path: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -45,11 +45,12 @@ class Refused(SourceError):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a camera.
+    """Something that happened to a camera, or to what is written.
 
     Attributes:
-        name: "connected", "lost", "unreachable" (a try to connect failed), "reconnected", "resized", "dropped" or "ended".
-        source: the name of the camera.
+        name: "connected", "lost", "unreachable" (a try to connect failed), "reconnected", "resized", "dropped" or "ended"; of
+            a file "left out" (it cannot be written any more) or "deleted" (to make room); "resumed" of a log.
+        source: the name of the camera, or of the file.
         utc: when, in seconds since 1970.
         details: what belongs to it: "reason", "tries" (to reconnect, so far), "width", "height", "cause", "first" and "last"
             (numbers of the frames that were dropped; with `SourceOptions.every`, each N-th from one to the other).

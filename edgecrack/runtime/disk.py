@@ -31,8 +31,9 @@ class DurableFile(Closing):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("wb" if anew else "ab", buffering=0)
-            for folder in self.path.absolute().parents[:2]:  # or a power cut could undo their names
-                _sync_folder(folder)
+            for folder in list(self.path.absolute().parents)[:2]:  # or a power cut could undo their names
+                with suppress(PermissionError):
+                    _sync_folder(folder)
         except OSError as error:
             raise unwritable(self.path, error) from error
         self._size = os.fstat(self._file.fileno()).st_size

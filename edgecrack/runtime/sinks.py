@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -89,12 +89,10 @@ class Sinks(Closing):
                     self._leave_out(name, sink, error)
 
     def close(self) -> None:
-        """Close them, the last one first; a second call does nothing."""
-        for name, sink in reversed(self._left()):
-            try:
-                sink.__exit__()
-            except SourceError as error:
-                self._leave_out(name, sink, error)
+        """Close them in order, so that a log, the last, can take what becomes of the others; a second call does nothing."""
+        with ExitStack() as all_of_them:
+            for name, sink in reversed(self._left()):
+                all_of_them.callback(self._close, name, sink)
 
     def check(self) -> None:
         """Raise SourceError where one was left out."""
@@ -103,6 +101,12 @@ class Sinks(Closing):
 
     def _left(self) -> list[tuple[str, Sink]]:
         return [(name, sink) for name, sink in self._sinks.items() if name not in self.lost]
+
+    def _close(self, name: str, sink: Sink) -> None:
+        try:
+            sink.__exit__()
+        except SourceError as error:
+            self._leave_out(name, sink, error)
 
     def _leave_out(self, name: str, sink: Sink, error: SourceError) -> None:
         self.lost[name] = str(error)
@@ -134,14 +138,9 @@ class _Folder(Closing):
         make_folder(self.folder)
 
     def resume(self, images: Iterable[tuple[int, str]]) -> None:
-        """Go on after image files of these numbers and names, so that names are chosen as if this were one run.
-
-        What a kill left half-written is removed.
-        """
+        """Go on after image files of these numbers and names, so that names are chosen as if this were one run."""
         for number, source in images:
             self._name(number, source)
-        for left in self.folder.rglob(".????????.*"):
-            left.unlink(missing_ok=True)
 
     def _path(self, frame: Frame, suffix: str) -> Path:
         if self._room:

@@ -207,6 +207,24 @@ def test_a_log_that_is_full_stops_nothing_and_a_video_that_cannot_be_finished_is
         sinks.check()
 
 
+def test_what_fails_when_it_is_closed_keeps_nothing_else_open_and_is_in_the_log(tmp_path):
+    class Failing(Sieve):
+        def __exit__(self, *error):
+            raise self.error
+
+    fine = Sieve(None, 99)
+    sinks = Sinks()
+    sinks.add("v", Failing(SourceError("cannot write v: Input/output error"), 99))
+    sinks.add("bug", Failing(ZeroDivisionError(), 99))
+    sinks.add("fine", fine)
+    sinks.add("log", JsonLines(tmp_path / "log.jsonl"))
+    with pytest.raises(ZeroDivisionError):
+        sinks.close()
+    assert fine.closed == 1
+    assert list(sinks.lost) == ["v"]
+    assert [entry["source"] for entry in entries(tmp_path / "log.jsonl")] == ["v"]
+
+
 def test_a_video_of_hours_is_sought_in_as_fast_as_it_is_read(tmp_path):
     """One fragment a frame does not make a reader lose its way."""
     with OverlayVideo(tmp_path / "a.mp4", 10) as video:
