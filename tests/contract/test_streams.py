@@ -24,6 +24,7 @@ from edgecrack.runtime import connections as connections_module
 from edgecrack.runtime.camera import Refused
 from edgecrack.runtime.connections import PipeConnection
 from edgecrack.runtime.gstreamer import pipeline_of
+from edgecrack.runtime.network import NetworkConnection
 from edgecrack.runtime.sources import described
 from edgecrack.spec import FrameSpec, ModelSpec
 
@@ -149,7 +150,7 @@ def test_a_camera_that_does_not_come_back_is_lost_and_its_password_is_nowhere(ca
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp"])
 def test_an_error_of_the_library_does_not_carry_the_password(scheme):
     with pytest.raises(SourceError) as caught:
-        connections_module.NetworkConnection(f"{scheme}://user:secret@127.0.0.1:9/x", 1.0)
+        NetworkConnection(f"{scheme}://user:secret@127.0.0.1:9/x", 1.0)
     error = caught.value
     assert (error.__cause__, error.__context__) == (None, None)
     assert str(error) == "cannot connect: Connection refused"
@@ -175,7 +176,7 @@ def test_a_file_behind_http_is_no_camera(tmp_path):
         try:
             url = f"http://127.0.0.1:{server.server_port}/a.mp4"
             with pytest.raises(Refused, match=r"it is a file of \d s and no camera"):
-                connections_module.NetworkConnection(url, 2.0)
+                NetworkConnection(url, 2.0)
         finally:
             server.shutdown()
             thread.join()
@@ -418,7 +419,7 @@ def test_pictures_smeared_by_lost_packets_are_damaged_up_to_a_clean_key_frame(tm
 
 
 def pictures_of(path):
-    connection, pictures = connections_module.NetworkConnection(str(path), 5.0), []
+    connection, pictures = NetworkConnection(str(path), 5.0), []
     try:
         while True:
             pictures.append(connection.read())

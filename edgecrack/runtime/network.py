@@ -1,0 +1,196 @@
+"""Cameras on the network, through PyAV, and what FFmpeg does not say of their pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecrack.errors import MissingDependency, SourceError
+from edgecrack.runtime.camera import Refused
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+
+SCHEMES = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
+_SILENT = "nothing came within the time-out"
+_MENDED = 2.0  # seconds
+_LOOKED_AT = 10  # packets at the beginning of a stream
+
+
+class NetworkConnection:
+    """A stream on the network, through PyAV, which has time-outs, says why it failed and follows a change of size."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """Raises SourceError, without the URL, when there is no stream within `timeout` seconds twice.
+
+        Refused is raised for a wrong user name or password: cameras lock out those who try them often.
+        """
+        import av
+
+        failure: SourceError | None = None
+        try:
+            self._file = av.open(url, timeout=timeout, options=_network_options(url, timeout))
+        except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
+            failure = Refused(
+                "it refuses the user name or the password, as in ://USER:PASSWORD@HOST, with %2F for a / in them"
+            )
+        except (av.error.FFmpegError, OSError) as error:
+            failure = SourceError(f"cannot connect: {_reason(error)}")
+        if failure:  # outside of the handler: the error of PyAV holds the URL
+            raise failure
+        try:
+            self._check(url)
+        except SourceError:
+            self._file.close()
+            raise
+        self._timeout = timeout
+        self._pictures = self._decode()
+
+    def read(self) -> NDArray[np.uint8] | None:
+        """See `Connection`."""
+        import av
+
+        reason, begun = "", time.monotonic()
+        try:
+            picture = next(self._pictures)
+            if time.monotonic() - begun < self._timeout:
+                return picture
+            reason = _SILENT  # FFmpeg hands out a remainder when its time is over: as old as the silence
+        except StopIteration:
+            reason = "the stream ended"
+        except (av.error.FFmpegError, OSError) as error:
+            reason = _reason(error)
+        raise SourceError(reason)
+
+    def close(self) -> None:
+        """See `Connection`."""
+        self._pictures.close()
+        self._file.close()
+
+    def _check(self, url: str) -> None:
+        if not self._file.streams.video:
+            raise SourceError("the stream holds no video")
+        if url.startswith("http") and self._file.duration:
+            seconds = self._file.duration / 1e6
+            raise Refused(f"it is a file of {seconds:.0f} s and no camera; download it first")
+
+    def _decode(self) -> Generator[NDArray[np.uint8] | None, None, None]:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        stream = self._file.streams.video[0]
+        stream.thread_type = "SLICE"  # frame threads would hold frames back
+        convert = VideoReformatter()  # kept: it is set up anew only when the size changes
+        smears = _Smears()
+        for packet in _whole(self._file.demux(stream)):
+            smeared = smears.has(packet)
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.error.InvalidDataError:
+                yield None
+                continue
+            for frame in frames:
+                yield None if smeared or frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+
+
+class _Smears:
+    """Which pictures are smeared: after a loss all up to a key frame, which the decoder does not say of them.
+
+    The packet that is said to be corrupt may be the one before. A stream without key frames mends itself bit by bit, and is
+    trusted again after a while.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._packets = 0  # since the loss
+
+    def has(self, packet: Packet[Any]) -> bool:
+        self._packets += 1
+        if packet.is_corrupt:
+            self._since, self._packets = time.monotonic(), 0
+        elif self._since is not None and (
+            (packet.is_keyframe and self._packets > 1) or time.monotonic() > self._since + _MENDED
+        ):
+            self._since = None
+        return self._since is not None
+
+
+def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """The packets, where those of one picture are put together.
+
+    FFmpeg cuts a key frame at the decoder's parameters, which some cameras send before each slice of it, and would make up
+    the rest of each part. That is seen at the first key frame, with which a stream begins. Only a stream that does so is
+    held back, until the next picture begins.
+    """
+    import av
+
+    held: Packet[Any] | None = None
+    parts = 0
+    for count, packet in enumerate(packets):
+        if held is not None and _is_one_picture(held, packet):
+            joined, parts = av.Packet(bytes(held) + bytes(packet)), parts + 1
+            joined.pts, joined.is_keyframe = packet.pts, packet.is_keyframe
+            held = joined
+        else:
+            if held is not None:
+                yield held
+            held = packet
+        if not parts and count >= _LOOKED_AT:
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def _is_one_picture(first: Packet[Any], second: Packet[Any]) -> bool:
+    if first.pts is None:  # the first of a stream has no time yet
+        return bool(first.size and second.size and first.is_keyframe and second.is_keyframe)
+    return first.pts == second.pts
+
+
+def _bgr(picture: VideoFrame) -> NDArray[np.uint8]:
+    return np.asarray(picture.to_ndarray(), np.uint8)
+
+
+def _network_options(url: str, timeout: float) -> dict[str, str]:
+    microseconds = str(round(1e6 * timeout))
+    found_out_in = {"analyzeduration": "1000000"}  # what the stream holds; FFmpeg takes up to five seconds of it
+    if url.lower().startswith("rtsp"):
+        # Over TCP: a lost packet of UDP smears the picture, and smears look like cracks.
+        return {**found_out_in, "rtsp_transport": "tcp", "timeout": microseconds}
+    if url.lower().startswith("udp"):
+        return {**found_out_in, "overrun_nonfatal": "1", "fifo_size": "50000"}
+    return {**found_out_in, "rw_timeout": microseconds}
+
+
+def _reason(error: Exception) -> str:
+    import av
+
+    if isinstance(error, av.error.ExitError):  # how FFmpeg calls that its caller's time is over
+        return _SILENT
+    if isinstance(error, av.error.EOFError):
+        return "the stream ended"
+    return str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def check_library(scheme: str) -> None:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependency(f"reading {scheme}:// needs PyAV; pip install edgecrack[video]") from error
+    if scheme != "srt":
+        return  # every FFmpeg has the others
+    try:
+        av.open("srt://127.0.0.1:1?connect_timeout=1", timeout=0.1).close()
+    except av.error.ProtocolNotFoundError:
+        missing = True
+    except (av.error.FFmpegError, OSError):
+        missing = False
+    if missing:
+        raise SourceError(
+            "this PyAV was built without SRT; build PyAV against an FFmpeg that has it, or use gst: with srtsrc"
+        )
