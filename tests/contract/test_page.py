@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgecrack.errors import SourceError, SpecError
+from edgecrack.errors import SourceError
 from edgecrack.runtime import CrackDetector, Detection, Event, Frame, open_source
 
 pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
@@ -222,25 +222,16 @@ def test_on_the_machine_itself_no_token_is_asked_for(begin):
     assert ask(run.url)[0] == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
-def test_a_name_that_was_pointed_at_this_machine_is_refused(begin, host):
+def test_a_name_that_was_pointed_at_this_machine_is_refused(begin):
     run = begin()
-    assert ask(run.url, Host=host)[0] == 403
-    assert ask(run.url + "mark", "POST", Host=host, Origin=f"http://{host}")[0] == 403
-    with pytest.raises(InvalidStatus), run.watch(additional_headers={}, origin=f"http://{host}"):
-        pass
+    run.show(10)
+    assert ask(run.url, Host="evil.example")[0] == 403
+    assert ask(run.url + "mark", "POST", Host="evil.example", Origin="http://evil.example")[0] == 403
+    assert not run.marks
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:9", "[::1]:9"])
-def test_the_names_of_the_machine_itself_are_let_in(begin, host):
-    assert ask(begin().url, Host=host)[0] == 200  # another port: one that ssh forwards
-
-
-@pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "file://", ""]
-)
-def test_another_sites_page_can_do_nothing(begin, origin):
-    run = begin()
+def test_another_sites_page_can_do_nothing(begin):
+    run, origin = begin(), "http://evil.example"
     run.show(10)
     assert ask(run.url + "mark", "POST", Origin=origin)[0] == 403
     assert ask(run.url + "threshold?value=0.9", "POST", Origin=origin)[0] == 403
@@ -286,52 +277,6 @@ def test_the_token_opens_the_page_and_a_cookie_keeps_it_open(begin):
         assert state(viewer)["threshold"] == 0.4
     assert ask(run.url + "threshold?value=0.9", "POST", Authorization=f"Bearer {TOKEN}")[0] == 200
     assert ask(run.url + "mark", "POST", Cookie=cookie, Origin="http://evil.example")[0] == 403
-
-
-def test_a_cookie_that_is_none_is_no_error(begin):
-    run = begin(token=TOKEN)
-    assert ask(run.url, Cookie='a="; =;;\x7f')[0] == 401
-    assert ask(run.url, Cookie="edgecrack[1]=2; é")[0] == 401
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_beyond_the_machine_a_token_is_made_up(address):
-    try:
-        door = Door(address)
-    except SourceError as error:
-        pytest.skip(f"no such address family here: {error}")
-    with door:
-        shown = urlsplit(door.url)
-        assert shown.hostname not in ("0.0.0.0", "::")  # noqa: S104
-        assert shown.query == f"token={door.token}"
-        assert len(door.token) >= 20
-        with Door(address) as other:
-            assert other.token != door.token
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "x", "-1", "65536", "1:2:3", ":80", "host:", "[::1]", "::1", "a b:x", "80\n", "٣", "http://127.0.0.1:80"],
-)
-def test_an_address_that_cannot_be(address):
-    with pytest.raises(SpecError, match="the page is at PORT or HOST:PORT"):
-        Door(address)
-
-
-def test_a_token_that_is_too_short():
-    with pytest.raises(SpecError, match="at least 8 characters, got 4"):
-        Door("0", "1234")
-
-
-def test_a_port_in_use_and_an_address_of_another_machine():
-    with Door("0") as door:
-        port = urlsplit(door.url).port
-        with pytest.raises(SourceError, match=f"the page cannot be at {port}: Address already in use; give --live"):
-            Door(str(port))
-    with Door(str(port)):  # free again at once
-        pass
-    with pytest.raises(SourceError, match=r"the page cannot be at 192\.0\.2\.1:8080"):
-        Door("192.0.2.1:8080")
 
 
 # What it costs
