@@ -31,7 +31,7 @@ def export(*arguments):
 def folder(tmp_path_factory):
     """With rendered frames of the camera as images and as a video, and the exports made of them with and without it."""
     folder = tmp_path_factory.mktemp("camera")
-    images = [rendered_frame(seed, 180, 320)[0] for seed in range(3)]
+    images = [rendered_frame(seed, 180, 320)[0] for seed in (0, 4, 7)]
     (folder / "frames").mkdir()
     with VideoWriter(folder / "road.mp4", 10) as video:
         for index, image in enumerate(images):

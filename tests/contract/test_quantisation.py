@@ -35,7 +35,8 @@ MOST_BITS = {"tensorrt": 127, "cpu": 63}
 
 
 def frames(count=3):
-    images = [rendered_frame(seed, FRAME.height, FRAME.width)[0] for seed in range(count)]
+    seen = (0, 2, 7)  # roads by day, of which a fresh net has something to say
+    images = [rendered_frame(seed, FRAME.height, FRAME.width)[0] for seed in seen[:count]]
     return CalibrationFrames.from_images(images, FRAME)
 
 
