@@ -34,7 +34,7 @@ class NetworkConnection:
         failure: SourceError | None = None
         try:
             self._file = av.open(url, timeout=timeout, options=_network_options(url, timeout))
-        except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
+        except av.error.HTTPUnauthorizedError:  # and not 403, which passes: locked out for a while, or busy
             failure = Refused(
                 "it refuses the user name or the password, as in ://USER:PASSWORD@HOST, with %2F for a / in them"
             )
