@@ -50,6 +50,8 @@ def test_a_command_in_the_documents_exists(page: str, line: str) -> None:
         assert words[1] in options_of(group)
         return
     command = group.commands[words[1]]
+    if hasattr(command, "commands"):  # a verb of verbs
+        command = command.commands[words[2]]
     wanted = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-zA-Z]", word)}
     assert wanted <= options_of(command), f"{page} names options that `edgecrack {words[1]}` does not have"
 
