@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecrack.cli.training import FOLDERS, HED, MODEL, SETTING, opened_data, planned, starting_net, telling
+from edgecrack.cli.training import FOLDERS, HED, MODEL, SETTING, SKIP_BAD, opened_data, planned, starting_net, telling
 
 if TYPE_CHECKING:
     from edgecrack.training.search import Point
@@ -24,6 +24,7 @@ def search(
     settings: Annotated[list[str] | None, typer.Option("--set", help=f"{SETTING} Of every run.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.  [default: runs/search-MODEL]")] = None,
     rendered: Annotated[int, typer.Option(min=0, help="How many rendered roads join the data.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_BAD)] = False,
     width: Annotated[
         float | None, typer.Option(help="Channel multiplier.  [default: the compact one, in a paper's runs 1]")
     ] = None,
@@ -51,7 +52,7 @@ def search(
     told = [*(settings or ()), f"seed={seed}", *([f"steps={steps}"] if steps else [])]
     spec, plan = planned(model, recipe, told, width, None, None)
     folder = out or Path("runs") / f"search-{model}"
-    sets, held_back, _ = opened_data(plan, data, "", 1.0, rendered)
+    sets, held_back, _ = opened_data(plan, data, "", 1.0, rendered, skip_bad)
     about = f"{spec.to_json()} {plan.to_json()} {[(frames.name, len(frames)) for frames in sets]}"
     found = Search(folder, _grid(model, grid) if grid else AELF_GRID, about)
     fabric = open_fabric(device, precision=plan.precision)

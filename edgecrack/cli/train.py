@@ -12,6 +12,7 @@ from edgecrack.cli.training import (
     HED,
     MODEL,
     SETTING,
+    SKIP_BAD,
     loaded_teacher,
     opened_data,
     planned,
@@ -37,6 +38,7 @@ def train(
             min=0, help="How many rendered roads join the data.  [default: 400 in a fast run with all labels]"
         ),
     ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_BAD)] = False,
     width: Annotated[
         float | None, typer.Option(help="Channel multiplier.  [default: the compact one, in a paper's run 1]")
     ] = None,
@@ -85,7 +87,7 @@ def train(
     folder = out or Path("runs") / (model or "net")
     spec, plan = planned(model, recipe, [*(settings or ()), *told], width, start, folder if resume else None)
     folder = out or Path("runs") / spec.name
-    sets, held_back, unlabelled_sets = opened_data(plan, data, unlabelled, labels, rendered)
+    sets, held_back, unlabelled_sets = opened_data(plan, data, unlabelled, labels, rendered, skip_bad)
     fabric = open_fabric(device, devices, nodes, plan.precision)
     torch.manual_seed(plan.seed)
     net, spec = starting_net(spec, None if repeat else start, hed, vgg)

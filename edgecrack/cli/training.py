@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDERS = "Data set folders, with commas between."
 MODEL = "The net: aelf-unet, cacpnet, msfnet or scnet."
 SETTING = "NAME=VALUE: a switch of the net, its loss or the recipe."
+SKIP_BAD = "Leave out frames that cannot be used, and say which."
 HED = "HED's weights (safetensors), for SCNet with prior=hed."
 
 
@@ -62,20 +63,31 @@ def _hed_hash(spec: ModelSpec) -> dict[str, str]:
 
 
 def opened_data(
-    recipe: Recipe, data: str, unlabelled: str, labels: float, rendered: int | None
+    recipe: Recipe, data: str, unlabelled: str, labels: float, rendered: int | None, skip_bad: bool
 ) -> tuple[list[Frames], list[Frames], list[Frames]]:
-    """The labelled sets, what is held back of them, and the unlabelled sets."""
+    """The labelled sets, what is held back of them, and the unlabelled sets. Every frame has been read once."""
     from edgecrack.dataset import open_dataset
-    from edgecrack.training.data import Kept, open_training_sets
+    from edgecrack.training.data import Kept, kept_bytes, open_training_sets, without_bad
     from edgecrack.training.subsets import labelled_part
+
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
 
     few = bool(unlabelled) or labels < 1
     count = (400 if recipe.name == "fast" and not few else 0) if rendered is None else rendered
-    sets, held_back = open_training_sets(filter(None, data.split(",")), count)
-    if labels < 1:
-        sets = labelled_part(sets, labels, recipe.seed)
-    others: list[Frames] = [Kept(open_dataset(folder, "train")) for folder in filter(None, unlabelled.split(","))]
-    return list(sets), list(held_back), others
+    sets, held_back = open_training_sets(names(data), count, skip_bad=skip_bad, report=report)
+    chosen = labelled_part(sets, labels, recipe.seed) if labels < 1 else sets
+    budget = kept_bytes() // max(1, len(names(unlabelled)))
+    others = [
+        without_bad(Kept(open_dataset(folder, "train"), budget), skip_bad=skip_bad, labelled=False, report=report)
+        for folder in names(unlabelled)
+    ]
+    return list(chosen), list(held_back), others
+
+
+def names(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def starting_net(spec: ModelSpec, start: Path | None, hed: Path | None, vgg: Path | None) -> tuple[CrackNet, ModelSpec]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edgecrack.fitting import resize
 from edgecrack.spec import FrameSpec
-from edgecrack.training.augment import augment, random_crop
+from edgecrack.training.augment import COVERED, augment, random_crop
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-COVERED = 96  # of 255: how much of a shrunk pixel must be crack for it to stay one; half would lose thin cracks
+
 
 View = Callable[[Image, Mask, FrameSpec, np.random.Generator], tuple[Image, Mask]]  # of a frame, at a size
 
