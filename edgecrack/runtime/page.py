@@ -89,10 +89,6 @@ class Page(Closing):
         self._folder, self._mark = folder, mark
         self._pictures = _Pictures(readings)
         self._board: tuple[float, dict[str, float | None]] = (-math.inf, {})
-        self._files = {
-            path: (files("edgecrack.runtime").joinpath(name).read_bytes(), kind)
-            for path, (name, kind) in _FILES.items()
-        }
         self._server = uvicorn.Server(
             uvicorn.Config(
                 _Guarded(self._app(), door),
@@ -161,9 +157,8 @@ class Page(Closing):
         await viewer.accept()
         shown = dict.fromkeys(range(len(self._readings.newest())), 0)
         told = -math.inf
-        with suppress(WebSocketDisconnect, asyncio.TimeoutError):
-            while not self._server.should_exit:
-                await asyncio.wait_for(viewer.receive_text(), _PATIENCE)  # it has shown what it got, and wants more
+        with suppress(WebSocketDisconnect):
+            while await _asks(viewer):
                 while not self._server.should_exit:
                     if time.monotonic() - told >= _TOLD:
                         told = time.monotonic()
@@ -251,6 +246,17 @@ class _Guarded:
         except Exception:  # a bug, of which uvicorn would say no word
             _log.exception("the page failed")
             raise
+
+
+async def _asks(viewer: WebSocket) -> bool:
+    """Whether the viewer has shown what it got and wants more. Raises WebSocketDisconnect when it has gone."""
+    try:
+        message = await asyncio.wait_for(viewer.receive(), _PATIENCE)
+    except asyncio.TimeoutError:
+        return False
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    return True
 
 
 def _read(name: str) -> bytes:

@@ -370,8 +370,22 @@ def test_viewers_that_stall_hold_up_nobody_and_keep_nothing(begin, capfd):
 
 def test_a_viewer_that_asks_for_nothing_is_let_go(begin, monkeypatch):
     monkeypatch.setattr(page_module, "_PATIENCE", 0.2)
-    with begin().watch() as viewer, pytest.raises(ConnectionClosed):
+    with begin().watch() as viewer, pytest.raises(ConnectionClosed) as closed:
         viewer.recv(20)
+    assert closed.value.rcvd.code == 1001
+
+
+def test_whatever_a_viewer_sends_is_a_wish_for_more(begin, caplog):
+    run = begin()
+    with run.watch() as viewer:
+        for wish in ("next", "", b"\xff\0", "{"):
+            viewer.send(wish)
+            assert viewer.recv(20)
+        viewer.send("x" * 2000)
+        with pytest.raises(ConnectionClosed):
+            viewer.recv(20)
+    assert ask(run.url)[0] == 200
+    assert not caplog.records
 
 
 def test_it_ends_though_viewers_do_not(begin, capfd):

@@ -95,6 +95,7 @@ def test_the_right_token_opens_it_under_any_name(locked):
         {"authorization": f"Bearer {TOKEN}"},
         {"cookie": cookie},
         {"cookie": f"a=b; {cookie}"},
+        {"cookie": f'state={{"a": [1, "b"]}}; x; {cookie};c=d'},
     ):
         assert status(locked, host="tablet.example", **known) is None
 
