@@ -94,7 +94,7 @@ def _video(
     """The overlay video, or the clips of what was found."""
     from edgecrack.runtime import Evidence, LiveSource, OverlayVideo
 
-    sources = [part.name for part in road.parts]
+    sources = beginning.names(road)
     if options.only_finds:
         longest = options.segment or _SEGMENT
         return Evidence(path, rate, share=options.min_crack_share, longest=longest, sources=sources, room=room)
@@ -116,7 +116,7 @@ def _images(
     from edgecrack.runtime import MaskImages, OverlayImages
     from edgecrack.runtime.evidence import OnlyFinds
 
-    sources = [part.name for part in road.parts]
+    sources = beginning.names(road)
     folders: list[OverlayImages | MaskImages] = []
     if options.overlay and not rate:
         folders.append(OverlayImages(out / "overlay", sources=sources, room=room))

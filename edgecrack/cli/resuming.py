@@ -98,6 +98,12 @@ class Beginning:
         _check_images(left[0], self.images)
         return stack.enter_context(open_source(left))
 
+    def names(self, road: CountedSource) -> list[str]:
+        """What the frames of each source are named by, also of those that are done with."""
+        if self.record["live"]:
+            return [part.name for part in road.parts]
+        return [str(Path(source)) for source in self.record["sources"]]
+
     def tell(self, name: str, listen: Callable[[Event], None]) -> None:
         """Of cameras, say from which number on the log was gone on with."""
         import time

@@ -147,6 +147,8 @@ def test_cameras_have_clips_of_their_own_and_no_password_is_written_anywhere(mod
     for folder in folders:
         assert sum(count(path) for path in folder.glob("*.mp4")) > 10
         assert list(folder.glob("*.jpg"))
+    frames = [(line["source"], line["index"]) for line in lines_of(out) if "event" not in line]
+    assert len(frames) == len(set(frames))
     names = "".join(str(path) for path in out.rglob("*"))
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert b"secret" not in written

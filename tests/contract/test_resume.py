@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,12 @@ def frames_in(path):
         return sum(1 for _ in file.decode(video=0))
 
 
+def pictures_of(out):
+    """The names of the overlays, for videos without the numbers of their segments."""
+    videos = {re.sub(r"(-\d+)?\.mp4", "", path.name) for path in out.glob("*.mp4")}
+    return videos | {str(path.relative_to(out)) for path in out.glob("overlay/**/*.jpg")}
+
+
 def overlays_of(out):
     """How many frames each overlay has; one that a kill left without any counts for nothing."""
     return [frames_in(path) for path in out.glob("overlay*.mp4") if b"moof" in path.read_bytes()[:4096]]
@@ -119,13 +126,17 @@ def overlays_of(out):
 
 def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, model, video, folder, tmp_path):
     rng = random.Random(7)
+    other = tmp_path / "other.mp4"
     common = [model, "--backend", "onnxruntime", "--masks", "--segment", 5]
     sources = {
         "video": ["--source", video],
         "every third": ["--source", video, "--every", 3, "--start", 1],
         "pattern": ["--source", folder / "**" / "*.png"],
-        "two": ["--source", video, "--source", folder],
+        "two": ["--source", video, "--source", other, "--every", 2],
+        "three": ["--source", video, "--source", other, "--source", folder, "--every", 4],
+        "finds": ["--source", video, "--save-when", "cracks"],
     }
+    other.write_bytes(video.read_bytes())
     undisturbed = {}
     longest = 0.0
     for name, source in sources.items():
@@ -134,7 +145,7 @@ def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, mode
         longest = max(longest, time.monotonic() - begun)
         undisturbed[name] = lines_of(tmp_path / name), masks_of(tmp_path / name)
         assert len(undisturbed[name][0]) >= 50
-    kills = chains = 0
+    kills = chains = midway = 0
     while kills < KILLS or chains < len(sources):
         name = list(sources)[chains % len(sources)]
         out = tmp_path / f"{name} {chains}"
@@ -146,15 +157,19 @@ def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, mode
             kills, of_chain = kills + bool(ended), of_chain + bool(ended)
             lines = lines_of(out)
             assert lines == undisturbed[name][0][: len(lines)]
-            overlays_of(out)  # each can be read
+            midway += 0 < len(lines) < len(undisturbed[name][0])
+            overlays_of(out)  # fails where one cannot be read
+            assert all(frames_in(path) for path in out.glob("evidence/*.mp4") if path.stat().st_size)
         assert started(*command).wait() == 0, (tmp_path / "told.txt").read_text()
         lines, masks = undisturbed[name]
         assert lines_of(out) == lines
         assert masks_of(out) == masks
         assert not list(out.rglob(".*"))
+        assert pictures_of(out) == pictures_of(tmp_path / name)
         # A kill may lose the one frame that the encoder has, or have the frame at hand come again.
         assert abs(sum(overlays_of(out)) - sum(overlays_of(tmp_path / name))) <= of_chain
         chains += 1
+    assert midway >= KILLS // 5  # the others hit a process that began or ended
     assert "Traceback" not in (tmp_path / "told.txt").read_text()
 
 
