@@ -13,15 +13,16 @@ import time
 import urllib.error
 import urllib.request
 import weakref
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 import pytest
 
+from edgecrack.cli.watching import Places, open_watchers
 from edgecrack.errors import SourceError
-from edgecrack.runtime import CrackDetector, Detection, Event, Frame, open_source
+from edgecrack.runtime import CrackDetector, Detection, Event, Frame, JsonLines, Sinks, open_source
 
 pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -410,6 +411,23 @@ def test_it_ends_though_viewers_do_not(begin, capfd):
 def marks(out):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().split("\n")[:-1]]
     return [line for line in lines if line.get("event") == "marked"]
+
+
+def test_a_full_disk_is_told_and_a_place_is_not_called_marked(model, tmp_path):
+    source = open_source([np.zeros((48, 64, 3), np.uint8)])
+    with ExitStack() as stack:
+        detector = stack.enter_context(CrackDetector(model))
+        written, door = Sinks(), Door("0")
+        written.add(tmp_path / "log.jsonl", stack.enter_context(JsonLines("/dev/full")))
+        places = Places(door, None)
+        watchers = open_watchers(stack, places, detector, source, tmp_path, written, headless=True)
+        frame = Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0, source.name)
+        watchers.sinks.write(frame, detector.run(frame.image))
+        for _ in range(2):
+            code, _, words = ask(door.url + "mark", "POST")
+            assert (code, words) == (507, "cannot write /dev/full: No space left on device")
+        with connect(door.url.replace("http", "ws") + "watch") as viewer:
+            assert state(viewer)["troubles"] == ["cannot write /dev/full: No space left on device"]
 
 
 def test_a_port_in_use_is_one_line_before_anything_is_touched(model, tmp_path):
