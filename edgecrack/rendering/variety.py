@@ -1,4 +1,4 @@
-"""What single roads have and real sets show too little of: close views, coarse stone, hair and wide cracks, litter, water, night."""
+"""What single roads have and real sets show too little of: close views, coarse stone, hair and wide cracks, litter, night."""
 
 from __future__ import annotations
 
