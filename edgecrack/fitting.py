@@ -88,6 +88,15 @@ class Fit:
             return np.ascontiguousarray(inner)
         return linear_back(inner, self.height, self.width)
 
+    def count_from(self, probability: NDArray[np.uint8], level: int) -> int:
+        """How many pixels of `undo(probability)` are at least `level`, 1..255; it takes less time than those themselves."""
+        inner = probability[: self.inner_height, : self.inner_width]
+        if inner.max() < level:
+            return 0  # scaling makes nothing larger
+        if inner.shape == (self.height, self.width):
+            return int(np.count_nonzero(inner >= level))
+        return int(np.count_nonzero(_in_256ths(inner, self.height, self.width) >= level << 8))
+
 
 def with_pixels(image: NDArray[np.uint8], pixels: str) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) BGR as a graph with these `pixels` takes it: (H, W, 4) for "bgrx", where (H, W, 4) stays as it is."""
@@ -126,6 +135,11 @@ def linear_back(answer: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 
     It takes less time than that, and than OpenCV's exact one, which is a level off in one pixel of nine.
     """
-    raised = answer * np.uint16(256) + np.uint16(128)  # by a half, so that what is cut off below was rounded
-    scaled = np.asarray(cv2.resize(raised, (width, height), interpolation=cv2.INTER_LINEAR), np.uint16)
+    scaled = _in_256ths(answer, height, width)
     return np.right_shift(scaled, 8, out=np.empty(scaled.shape, np.uint8), casting="unsafe")
+
+
+def _in_256ths(answer: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint16]:
+    """Scale uint8 (h, w) linearly: 256 times what it is, and a half, so that what is cut off below was rounded."""
+    raised = answer * np.uint16(256) + np.uint16(128)
+    return np.asarray(cv2.resize(raised, (width, height), interpolation=cv2.INTER_LINEAR), np.uint16)

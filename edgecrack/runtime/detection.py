@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -29,8 +31,8 @@ class Detection:
         fit: where the frame lies in it.
         threshold: the probability from which a pixel is crack, in (0, 1].
         speed: milliseconds per stage: "preprocess", "inference" (from handing over to answer; in a stream that includes
-            waiting for the call before it and for the caller) and "postprocess" (0 until `probability`, or what needs
-            it, was asked for).
+            waiting for the call before it and for the caller) and "postprocess" (0 until `probability` or
+            `crack_pixels`, or what needs one of them, was asked for).
     """
 
     answer: NDArray[np.uint8]
@@ -62,10 +64,8 @@ class Detection:
     @cached_property
     def probability(self) -> NDArray[np.uint8]:
         """Of crack, uint8 (height, width), 0..255."""
-        start = perf_counter()
-        probability = self.fit.undo(self.answer)
-        self.speed["postprocess"] = 1e3 * (perf_counter() - start)
-        return probability
+        with self._timed():
+            return self.fit.undo(self.answer)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -75,8 +75,9 @@ class Detection:
     @cached_property
     def crack_pixels(self) -> int:
         """How many pixels are crack."""
-        if "probability" not in vars(self) and self.answer.max() < threshold_level(self.threshold):
-            return 0  # scaling makes nothing larger
+        if isinstance(self.fit, Fit) and "probability" not in vars(self):
+            with self._timed():
+                return self.fit.count_from(self.answer, threshold_level(self.threshold))
         return cv2.countNonZero(self.mask.view(np.uint8))
 
     @property
@@ -100,6 +101,12 @@ class Detection:
         """The box around each piece of crack, int32 (pieces, 4): left, top, right and bottom, those two excluded."""
         corners = [(*points.min(0), *(points.max(0) + 1)) for points in self.contours]
         return np.array(corners, np.int32).reshape(-1, 4)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.speed["postprocess"] += 1e3 * (perf_counter() - start)
 
     def with_threshold(self, threshold: float) -> Detection:
         """The same answer under another threshold in (0, 1]; nothing is scaled again. Raises SpecError."""

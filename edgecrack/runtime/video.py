@@ -196,7 +196,6 @@ def _picture(image: NDArray[np.uint8]) -> VideoFrame:
     height, width = image.shape[:2]
     if height % 2 or width % 2:
         image = np.asarray(cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
-    picture = VideoFrame.from_ndarray(image, format="bgr24")
-    # What the encoder would do too, but by halving its colours bicubically.
-    # Two thirds of the time of the encoder's own way, to the same colours.
-    return picture.reformat(format="yuv420p", interpolation="AREA")
+    # A quarter of the time of the encoder's own way: each pixel keeps its brightness, and of four the first gives the colour,
+    # not their mean.
+    return VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), format="yuv420p")

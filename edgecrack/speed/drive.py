@@ -23,7 +23,7 @@ from edgecrack.runtime import CrackDetector, Frame, JsonLines, OverlayVideo, Sin
 from edgecrack.speed.power import MeanPower
 
 STAGES = ("decode", "preprocess", "net", "postprocess", "log")
-_AHEAD = 16  # frames decoded before they are looked at: a decoder's threads go on working when a frame is out
+_AHEAD = 4  # frames decoded before they are looked at: a decoder's threads go on working when a frame is out
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,15 @@ def test_scaling_back_waits_until_it_is_asked_for_and_comes_before_the_threshold
     assert detection.with_threshold(0.05).crack_pixels > detection.crack_pixels
 
 
-@pytest.mark.parametrize(("highest", "pixels"), [(127, 0), (128, 256)])
-def test_an_answer_without_crack_is_counted_without_being_scaled(highest, pixels):
-    detection = Detection(np.full((4, 4), highest, np.uint8), Fit.of(16, 16, FrameSpec(4, 4)), 0.5)
-    assert detection.crack_pixels == pixels
-    assert ("probability" in vars(detection)) == (pixels > 0)
+@pytest.mark.parametrize("threshold", [0.001, 0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(("height", "width"), [(108, 192), (31, 50), (20, 300), (64, 64)])
+def test_crack_is_counted_without_its_mask_as_with_it(height, width, threshold):
+    answer = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8), (5, 5), 0)
+    detection = Detection(answer, Fit.of(height, width, FrameSpec(64, 64)), threshold)
+    pixels = detection.crack_pixels
+    assert "probability" not in vars(detection)
     assert detection.mask.sum() == pixels
+    assert detection.speed["postprocess"] > 0
 
 
 def test_boxes_hold_each_piece(probability):
