@@ -130,9 +130,11 @@ class Detection:
         inside, pixels = self.mask[rows], overlay[rows].reshape(-1, 3)
         around = cv2.dilate(inside.view(np.uint8), np.ones((2 * line + 1,) * 2, np.uint8)).view(np.bool_)
         crack = np.flatnonzero(inside)  # few; by their place they cost a third of what the mask as an index does
-        tint = pixels[crack] // 2 + np.array(_COLOUR, np.uint8) // 2
-        pixels[np.flatnonzero(around)] = _COLOUR  # drawn around, so that a crack two pixels wide can still be seen
-        pixels[crack] = tint
+        colour = np.array(_COLOUR, np.uint8)
+        tint = pixels.take(crack, axis=0) // 2 + colour // 2
+        whole = pixels.view("V3")[:, 0]  # three bytes as one value, which are moved in a quarter of the time
+        whole[np.flatnonzero(around)] = colour.view("V3")  # around, so that a crack two pixels wide can still be seen
+        whole[crack] = tint.view("V3")[:, 0]
         return overlay
 
     def save(self, path: str | os.PathLike[str]) -> None:

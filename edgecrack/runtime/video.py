@@ -196,6 +196,7 @@ def _picture(image: NDArray[np.uint8]) -> VideoFrame:
     height, width = image.shape[:2]
     if height % 2 or width % 2:
         image = np.asarray(cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
-    # A quarter of the time of the encoder's own way: each pixel keeps its brightness, and of four the first gives the colour,
-    # not their mean.
-    return VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+    # A third of the time of the encoder's own way: each pixel keeps its brightness, and of four the first gives the colour, not
+    # their mean.
+    planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
+    return VideoFrame.from_ndarray(planes, format="yuv420p")
