@@ -73,6 +73,7 @@ class Camera:
         name: what its frames and events are named by; without passwords.
         rate: the frames a second that are handed out, where that is known.
         read: the frames that came so far. Each was handed out, waits, or is in `dropped`.
+        drops: whether frames may be dropped for lack of time.
         room: how many frames may wait.
         news: guards what the thread shares, and is told of each frame and event; one for all cameras of a source.
         error: what ended it, a SourceLost or worse; None while it runs, and when it came to its end.
@@ -85,7 +86,8 @@ class Camera:
         self.name = name
         self.rate = rate and rate / options.every
         self.read = 0
-        self.room = 1 if options.drop else _KEPT
+        self.drops = options.drop
+        self.room = 1 if self.drops else _KEPT
         self.news = threading.Condition()
         self.error: Exception | None = None
         self._connect = connect
@@ -247,7 +249,7 @@ class Camera:
             self.news.notify_all()
 
     def _make_room(self, index: int) -> None:
-        if not self._options.drop:
+        if not self.drops:
             self._drop(index, "no room")
             raise _TooSlow(
                 f"{self.name} gives frames faster than they are processed: {self.room} wait and none may be dropped; "
@@ -257,7 +259,7 @@ class Camera:
 
     def _is_stale(self, frame: Frame) -> bool:
         age = time.monotonic() - (frame.monotonic or 0.0)
-        return self._options.drop and age > self._options.staleness
+        return self.drops and age > self._options.staleness
 
     def _drop(self, index: int, cause: str) -> None:
         self._dropped[cause] += 1

@@ -144,19 +144,22 @@ class CrackDetector(Closing):
         self.backend.close()
 
     def _detections(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detection], None, None]:
-        """Each frame with its cracks, in order; the backend is given as many calls as it takes."""
+        """Each frame with its cracks, in order; the backend is given as many calls as it takes.
+
+        Of cameras it is given one at a time: a second one would only wait for the first, and its frames would grow old.
+        """
         under_way: deque[_Work] = deque()
         in_flight: deque[list[_Work]] = deque()
         pieces, end = self._pieces(frames, under_way), None
+        fresh = isinstance(frames, LiveSource) and frames.drops
+        depth = 1 if fresh else self.backend.depth
         try:
             while in_flight or end is None:
-                while end is None and len(in_flight) < self.backend.depth:
-                    call, end = _take(pieces, self.spec.batch)
-                    if not call:
-                        break
-                    in_flight.append(self._submit(call))
+                end = end or self._fill(in_flight, pieces, depth)
                 if in_flight:
                     self._collect(in_flight.popleft())
+                if fresh:  # it is busy while the detections are dealt with
+                    end = end or self._fill(in_flight, pieces, depth)
                 while under_way and under_way[0].is_done:
                     work = under_way.popleft()
                     yield work.frame, work.detection(self.threshold)
@@ -166,6 +169,16 @@ class CrackDetector(Closing):
                     self.backend.collect()
         if not isinstance(end, StopIteration):
             raise end
+
+    def _fill(self, in_flight: deque[list[_Work]], pieces: Pieces, depth: int) -> Exception | None:
+        """Start on up to `depth` calls; what ended the source, see `_take`."""
+        end = None
+        while end is None and len(in_flight) < depth:
+            call, end = _take(pieces, self.spec.batch)
+            if not call:
+                break
+            in_flight.append(self._submit(call))
+        return end
 
     def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
         """The pieces of each frame in order, made when they are asked for; its work joins `under_way`.

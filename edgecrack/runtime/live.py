@@ -73,6 +73,11 @@ class LiveSource(Closing):
         with self._news:
             return any(camera.has_fresh for camera in self.parts) or self._is_over
 
+    @property
+    def drops(self) -> bool:
+        """Whether frames may be dropped, of any camera."""
+        return any(camera.drops for camera in self.parts)
+
     def make_room(self, frames: int) -> None:
         """Let so many frames wait, shared by the cameras: as many as the consumer takes at a time."""
         for camera in self.parts:

@@ -41,6 +41,7 @@ class Calls:
 
     def __init__(self, backend, wait):
         self.backend, self.wait, self.calls = backend, wait, []
+        self.in_flight = self.most = 0
 
     def __getattr__(self, name):
         return getattr(self.backend, name)
@@ -49,6 +50,12 @@ class Calls:
         time.sleep(self.wait)
         self.calls.append([int(frame.mean()) for frame in frames])
         self.backend.submit(frames)
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+
+    def collect(self):
+        self.in_flight -= 1
+        return self.backend.collect()
 
 
 def opened(cameras, **options):
@@ -76,6 +83,25 @@ def test_frames_of_cameras_that_are_ready_go_into_one_call(cameras, pair):
     account = Account.of(road, dict(zip(names, shares, strict=True)))
     assert account.captured == sum(part.captured for part in account.sources.values())
     assert account.failed == 0
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_of_a_camera_one_call_is_in_flight_also_while_its_answers_are_dealt_with(camera, model, drop):
+    """A second one would wait for the first, and its frame grow old; where none may be dropped that does not count."""
+    camera.rate = 100 if drop else 5
+    backend = Calls(open_backend(model, "onnxruntime"), wait=0.05)
+    backend.depth = 2
+    seen = []
+    with CrackDetector(backend) as detector, open_source(camera.url, SourceOptions(**QUICK, drop=drop)) as road:
+        for frame, _ in detector.stream(road):
+            seen.append(backend.in_flight)
+            if len(seen) == 10:
+                road.stop()
+            if not drop and frame.index == 2:
+                time.sleep(0.7)  # so that some wait
+    assert backend.most == (1 if drop else 2)
+    if drop:
+        assert 1 in seen  # what came meanwhile is begun with first
 
 
 def test_no_frame_waits_for_a_camera_that_is_silent(cameras, pair):
