@@ -130,8 +130,11 @@ def inspect(path: Path, track: Track = lambda frames, _: frames) -> Inspection:
     wanted = [frame for split, pairs in parts.items() for frame in _listed(split, pairs)]
     if not wanted and not any(pairs.unpaired for pairs in parts.values()):
         raise SourceError(f"{path} has no frames")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
         frames = tuple(track(pool.map(lambda frame: look_at(*frame), wanted), len(wanted)))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for no more than the frames at hand
     labelled = all(pairs.masks is not None for pairs in parts.values())
     problems = [*_of_files(parts), *_of_frames(frames), *_alike(frames)]
     if labelled and not any(frame.crack_share for frame in frames):

@@ -159,8 +159,11 @@ def without_bad(
     crack comes back empty. `wrong` says what is known to be wrong already.
     Raises SourceError, with a count, for bad frames and for a labelled set without any crack, unless `skip_bad`.
     """
-    with ThreadPoolExecutor(2) as pool:  # decoding lets go of the interpreter
+    pool = ThreadPoolExecutor(2)  # decoding lets go of the interpreter
+    try:
         found = list(pool.map(partial(_look_at, frames, labelled), range(len(frames))))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for no more than the frames at hand
     count = len(frames) + len(wrong)
     good = tuple(index for index, (said, _) in enumerate(found) if not said)
     wrong = [*wrong, *(said for said, _ in found if said)]
