@@ -419,6 +419,22 @@ def test_frames_without_labels_need_no_masks(walls: Path) -> None:
         without_bad(frames, skip_bad=False)
 
 
+def test_the_centre_lines_of_cracktree_are_widened_by_a_pixel(tmp_path: Path) -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[20, 5:30] = 255
+    for index in range(3):
+        write_image(tmp_path / "cracktree200rgb" / f"{index}.jpg", blank()[0])
+        write_image(tmp_path / "cracktree200_gt" / f"{index}.png", mask)
+    train, _ = open_training_sets([str(tmp_path)], rendered=0)
+    found = train[0][0].mask
+    assert found is not None
+    assert found.sum() == 3 * 27
+    assert found[19:22, 4:31].all()
+    plain = open_dataset(tmp_path)[0].mask  # what is scored stays as it is
+    assert plain is not None
+    assert plain.sum() == 25
+
+
 def test_a_hundred_bad_frames_are_counted_and_not_all_named() -> None:
     said: list[str] = []
     frames = Listed("many", [(blank()[0], None)] * 100)
