@@ -85,6 +85,8 @@ def run(
     """Find the cracks in images, a video or a camera's frames: an overlay, a log of JSON lines and, if asked, masks."""
     from contextlib import ExitStack
 
+    import cv2
+
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions
     from edgecrack.runtime.address import scheme_of
@@ -132,6 +134,8 @@ def run(
                 hint="latency" if any(map(scheme_of, source)) else "throughput",
             )
         )
+        if detector.backend.name != "tensorrt":
+            cv2.setNumThreads(1)  # the net has the cores, and OpenCV's own threads would wait for them
         beginning = Beginning.of(out, record_of(model, detector, source, options), resume=resume)
         road = beginning.open_source(stack, source, options)
         after = stack.enter_context(ExitStack())  # whoever watches is sent away when the files are whole

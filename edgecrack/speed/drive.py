@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
+import cv2
+
 from edgecrack.errors import SourceError
 from edgecrack.runtime import CrackDetector, Frame, JsonLines, OverlayVideo, Sink, open_source
 from edgecrack.speed.power import MeanPower
@@ -88,9 +90,12 @@ def driven(order: Order) -> Drive:
         )
         for frame in first_frames(order.source, 1):  # the slowest
             _ = detector.run(frame.image).crack_pixels
-        sinks: list[Sink] = [stack.enter_context(JsonLines(folder / "log.jsonl"))]
+        sinks: list[Sink] = []
         if order.way == "overlay":
             sinks.append(stack.enter_context(OverlayVideo(folder / "overlay.mp4", 30)))
+        sinks.append(stack.enter_context(JsonLines(folder / "log.jsonl")))
+        if not alone and detector.backend.name != "tensorrt":
+            cv2.setNumThreads(1)  # as `edgecrack run` does
         take = _one_by_one if alone else _streamed
         with MeanPower() as power:
             start, cpu = perf_counter(), process_time()

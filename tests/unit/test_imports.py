@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "evaluation": ({*PICTURES, "dataset", "metrics", "runtime", "evaluation"}, {"numpy", "cv2", "matplotlib"}),
     "speed": (
         {*FILES, "board", "fitting", "runtime", "spec", "speed"},
-        {"numpy", "openvino", "matplotlib"},
+        {"numpy", "cv2", "openvino", "matplotlib"},
     ),
     "speed.plain_script": (set(), {"numpy", "cv2", "onnxruntime"}),
     "calibration": (
