@@ -83,13 +83,13 @@ class Bank(nn.Module):
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # ever taken
 
     def of(self, kind: int) -> Tensor:
-        """The vectors of a class, (k, D)."""
-        return self.vectors[kind, : int(self.counts[kind].clamp(max=self.vectors.shape[1]))]
+        """A copy of the vectors of a class, (k, D): newer ones may take their place before the gradient has been computed."""
+        return self.vectors[kind, : int(self.counts[kind].clamp(max=self.vectors.shape[1]))].clone()
 
     @property
     def least(self) -> int:
         """How many vectors the class with fewer has."""
-        return min(len(self.of(CRACK)), len(self.of(BACKGROUND)))
+        return min(int(self.counts.min()), self.vectors.shape[1])
 
     @torch.no_grad()
     def take(self, kind: int, vectors: Tensor) -> None:

@@ -157,6 +157,8 @@ class Trainer:
         except (KeyboardInterrupt, SourceError, FrameError):  # also of a frame that cannot be read in hour three
             self._save()
             raise
+        finally:
+            self.log.close()
         return self.folder / BEST
 
     @property

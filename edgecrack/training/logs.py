@@ -76,12 +76,17 @@ class Log:
             raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
         self._draw({f"held back/{name}": value for name, value in record["held_back_f1_2px"].items()}, record["step"])
 
+    def close(self) -> None:
+        """Write what is left. A run that goes on later opens them anew."""
+        self.flush()
+        if self._board is not None:
+            self._board.close()
+
     def _draw(self, values: Mapping[str, float], step: int) -> None:
         if self._board is not None:
             for name, value in values.items():
                 if name != "step":
                     self._board.add_scalar(name, value, step)
-            self._board.flush()
 
 
 def _step_of(line: str) -> int:
@@ -93,4 +98,4 @@ def _board(folder: Path) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise MissingDependency("tensorboardX is not installed; pip install 'edgecrack[train]'") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), flush_secs=10)
