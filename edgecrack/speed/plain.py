@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -36,14 +37,12 @@ def plain_script_fps(model: Path, video: str, frames: int) -> float:
     # unbuffered, so that each line tells when its frame was done, and a longer video can be left
     command = [sys.executable, "-u", str(SCRIPT), str(model), video, str(size.width), str(size.height)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
-        assert script.stdout and script.stderr  # noqa: S101 both are pipes
-        done = []
-        for _ in script.stdout:
-            done.append(perf_counter())
-            if len(done) == frames:
-                script.kill()
-                break
-        words = script.stderr.read().strip().splitlines()
+        try:
+            assert script.stdout and script.stderr  # noqa: S101 both are pipes
+            done = [perf_counter() for _ in islice(script.stdout, frames)]
+            words = [] if len(done) == frames else script.stderr.read().strip().splitlines()
+        finally:
+            script.kill()  # or leaving the block would wait for the rest of the video
     if len(done) < 2:
         raise EngineError(f"the plain script failed: {(words or ['it found no second frame'])[-1]}")
     return (len(done) - 1) / (done[-1] - done[0])
