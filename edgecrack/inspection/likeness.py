@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 SIDE = 16  # waves along each side
 LIKE = 0.14  # share of the bits; frames of one road by one camera differ in 0.21 and more, copies in less than 0.1
-_AT_ONCE = 1024
+_AT_ONCE = 256
 
 Waves = NDArray[np.int8]
 
