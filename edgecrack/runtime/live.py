@@ -164,7 +164,8 @@ class LiveSource(Closing):
         if event.name == "dropped":
             return  # many a second, and counted
         # What ends the only camera is raised; where others go on, it has to be said.
-        quiet = event.name == "connected" or (event.name == "ended" and len(self.parts) == 1)
+        given_up = "reason" in event.details and len(self.parts) > 1
+        quiet = event.name == "connected" or (event.name == "ended" and not given_up)
         details = ", ".join(f"{key} {value}" for key, value in event.details.items())
         level = logging.INFO if quiet else logging.WARNING
         _log.log(level, "%s: %s%s", event.source, event.name, f" ({details})" if details else "")
