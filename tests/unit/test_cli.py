@@ -149,7 +149,7 @@ def test_ctrl_c_is_one_line(place: str, arguments: list[str], exported: Path, fr
     words = [places.get(word, word) for word in arguments]
     done = edgecrack(*words, prefix=INTERRUPTED.format(module=module, name=name))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "edgecrack: interrupted\n")
-    assert {path.name for path in tmp_path.rglob("*")} <= {"out", "log.jsonl", "overlay"}
+    assert {path.name for path in tmp_path.rglob("*")} <= {"out", "log.jsonl", "overlay", "run.json"}
 
 
 def test_checks_names_what_is_here() -> None:
@@ -301,9 +301,11 @@ def test_a_full_disk_leaves_what_was_written_readable(exported: Path, tmp_path: 
     done = edgecrack("run", exported, "--source", clip, "--out", tmp_path / "out", prefix=limit)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
-    assert lines
-    assert all(json.loads(line)["index"] == number for number, line in enumerate(lines))
+    entries = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    indices = [entry["index"] for entry in entries if "event" not in entry]
+    assert indices == list(range(len(indices)))
+    assert indices
+    assert [entry["event"] for entry in entries if "event" in entry] == ["left out"]
     video = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
     assert video.read()[0]
 
