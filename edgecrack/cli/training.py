@@ -73,10 +73,10 @@ def opened_data(
     def report(line: str) -> None:
         typer.echo(line, err=True)
 
-    few = bool(unlabelled) or labels < 1
+    few = bool(unlabelled) or labels != 1
     count = (400 if recipe.name == "fast" and not few else 0) if rendered is None else rendered
     sets, held_back = open_training_sets(names(data), count, skip_bad=skip_bad, report=report)
-    chosen = labelled_part(sets, labels, recipe.seed) if labels < 1 else sets
+    chosen = labelled_part(sets, labels, recipe.seed) if labels != 1 else sets
     budget = kept_bytes() // max(1, len(names(unlabelled)))
     others = [
         without_bad(Kept(open_dataset(folder, "train"), budget), skip_bad=skip_bad, labelled=False, report=report)
@@ -101,9 +101,8 @@ def starting_net(spec: ModelSpec, start: Path | None, hed: Path | None, vgg: Pat
     if start:
         loaded, stored = load_checkpoint(start)
         if stored.options != spec.options:
-            raise SpecError(
-                f"{start} has the switches {dict(stored.options)}, not {dict(spec.options)}; train anew, or leave --set"
-            )
+            was, asked = dict(stored.options), dict(spec.options)
+            raise SpecError(f"{start} has the switches {was}, not {asked}; leave --set, or --repeat with fresh weights")
         net = loaded
     if vgg:
         start_from_vgg(net, vgg)
