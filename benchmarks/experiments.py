@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from studies import rehearsal
@@ -69,9 +70,9 @@ def run(rows: Sequence[Row], options: argparse.Namespace) -> None:
     # a job that a shell starts in the background inherits an ignored Ctrl-C, and so would its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runner = Runner(
-        options.out.resolve(), data, options.threads, options.pause, rehearsal.SIZES if options.smoke else None
-    )
+    runner = Runner(options.out.resolve(), data, options.threads, options.device, options.pause)
+    if options.smoke:
+        runner = replace(runner, sizes=rehearsal.SIZES)
     try:
         failed = runner.run(rows)
     except Stopped as stopped:
@@ -105,6 +106,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, help="the page  [default: docs/results.md; with --smoke OUT/results.md]")
     parser.add_argument("--threads", type=int, default=1, help="of a training")
+    parser.add_argument("--device", default="cpu", help="of a training: cpu or cuda")
     parser.add_argument("--pause", type=Path, metavar="FILE", help="sleep while this file exists")
     parser.add_argument("--smoke", type=int, nargs="?", const=SMOKE_STEPS, metavar="STEPS", help="a rehearsal")
     options = parser.parse_args(arguments)

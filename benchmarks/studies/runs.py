@@ -40,6 +40,7 @@ class Runner:
         out: a folder KEY a row; while a file `stop` is in it nothing is run.
         data: the labelled sets.
         threads: of a training.
+        device: of a training: cpu, or cuda where there is a GPU, on which the same seed gives other weights.
         pause: while this file exists the running command sleeps.
         sizes: test set -> WIDTHxHEIGHT at which nets are exported for it.
     """
@@ -47,13 +48,14 @@ class Runner:
     out: Path
     data: Path
     threads: int = 1
+    device: str = "cpu"
     pause: Path | None = None
     sizes: dict[str, str] | None = None
 
     def commands(self, row: Row) -> list[Command]:
         """What the row runs here."""
         folder = self.out / row.key
-        options = ("--threads", str(self.threads), "--device", "cpu")
+        options = ("--threads", str(self.threads), "--device", self.device)
         return [row.training(self.data, folder, *options), *row.scoring(self.data, folder, self.sizes or SIZES)]
 
     def run(self, rows: Sequence[Row]) -> list[str]:
@@ -132,6 +134,7 @@ class Runner:
         here = {
             "machine": machine(),
             "threads": self.threads,
+            "device": self.device,
             "versions": {name: _version(name) for name in LIBRARIES},
             "revision": revision(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -258,7 +258,8 @@ def _history(found: Found, row: Row) -> list[str]:
 
 def _machine(run: Mapping[str, Any]) -> str:
     about = run["machine"]
-    return f"{about['cpu']}, {run['threads']} of {about['cores']} cores"
+    cpu = f"{about['cpu']}, {run['threads']} of {about['cores']} cores"
+    return cpu if run["device"] == "cpu" else f"{run['device']}, {cpu}"
 
 
 SECTIONS: dict[str, Callable[[Found], str]] = {

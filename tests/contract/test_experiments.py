@@ -58,9 +58,9 @@ def until(condition, process):
 def steps_done(folder):
     path = folder / "steps.csv"
     if not path.is_file():
-        return []
+        return [0]
     with path.open(newline="") as file:
-        return [int(row["step"]) for row in csv.DictReader(file) if row["step"]]
+        return [int(row["step"]) for row in csv.DictReader(file) if row["step"]] or [0]
 
 
 def children_of(out):
@@ -112,8 +112,9 @@ def test_a_row_is_stopped_killed_and_finished(start, tmp_path):
     page = (out / "results.md").read_text()
     (line,) = [line for line in page.splitlines() if line.startswith(f"| `{NAME}` |")]
     assert "not run" not in line
-    (scored,) = [line for line in page.splitlines() if line.startswith("| `msfnet` | 0.")][:1]
-    assert scored.count("0.") == 9
+    section = page.partition("<!-- papers:")[2].partition("<!-- end of papers")[0]
+    (scored,) = [line for line in section.splitlines() if line.startswith("| `msfnet` |")]
+    assert all(0 <= float(cell) <= 1 for cell in scored.strip("| ").split(" | ")[1:])
 
     times = {path: path.stat().st_mtime_ns for path in folder().rglob("*") if path.is_file()}
     assert start("--rows", NAME).wait(PATIENCE) == 0

@@ -32,7 +32,13 @@ def finish(tmp_path):
     def call(row, value, only=""):
         folder = tmp_path / "out" / row.key
         folder.mkdir(parents=True)
-        run = {"machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "revision": "abc", "versions": {}}
+        run = {
+            "machine": {"cpu": "a CPU", "cores": 2},
+            "threads": 1,
+            "device": "cpu",
+            "revision": "abc",
+            "versions": {},
+        }
         (folder / "row.json").write_text(json.dumps({"runs": [run, run]}))
         (folder / "steps.csv").write_text(f"step,seconds\n10,50\n{row.steps},600\n")
         for command in row.told:
