@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from studies.plan import Row
-from studies.runs import ended
+from studies.runs import ended, failed
 
-NOT_RUN = "not run"
+NOT_RUN, FAILED = "not run", "failed"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Found:
     def cell(self, name: str, test: str, metric: str, precision: str = "fp32", *, interval: bool = False) -> str:
         """A score as tables have it."""
         scores = self.scores(name, test, precision)
-        return scores.cell(metric, interval=interval) if scores else NOT_RUN
+        if scores:
+            return scores.cell(metric, interval=interval)
+        return FAILED if any(failed(self.out, row) for row in self.rows if row.name == name) else NOT_RUN
 
     def several(self, names: Sequence[str], test: str, metric: str) -> list[float | None]:
         """The metric of rows that differ by their seed; None for those without it."""

@@ -82,13 +82,15 @@ class Runner:
         for command in self.commands(row):
             if _mark(folder, command).is_file():
                 continue
-            start = time.monotonic()
+            start, failed = time.monotonic(), folder / f"{command.name}.failed"
             code = self._call(command, folder, lock)
             if code:
                 _say(
                     f"  {command.name} failed with {code}; the end of {folder / 'log.txt'}:\n{_end(folder / 'log.txt')}"
                 )
+                write_atomic(failed, f"{code}\n")
                 return False
+            failed.unlink(missing_ok=True)
             _say(f"  {command.name}: {time.monotonic() - start:.0f} s")
             write_atomic(_mark(folder, command), f"{time.monotonic() - start:.1f}\n")
         return True
@@ -155,6 +157,11 @@ def finished(out: Path, row: Row) -> bool:
 def ended(out: Path, row: Row, name: str) -> bool:
     """Whether the command of that name has ended well."""
     return (out / row.key / f"{name}.done").is_file()
+
+
+def failed(out: Path, row: Row) -> bool:
+    """Whether a command of the row has failed, and none has ended well in its place since."""
+    return any((out / row.key).glob("*.failed"))
 
 
 def revision() -> str:

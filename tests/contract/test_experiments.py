@@ -124,7 +124,7 @@ def test_a_row_is_stopped_killed_and_finished(start, tmp_path):
 def test_a_row_that_fails_says_why_and_the_others_are_run(tmp_path, monkeypatch, capfd):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from studies.plan import Command, Row
-    from studies.runs import Runner, finished
+    from studies.runs import Runner, failed, finished
 
     class Short(Row):
         """A row of one quick command."""
@@ -139,6 +139,7 @@ def test_a_row_that_fails_says_why_and_the_others_are_run(tmp_path, monkeypatch,
     runner = Runner(tmp_path / "out", tmp_path)
     assert runner.run(rows) == ["bad"]
     assert [finished(runner.out, row) for row in rows] == [False, True]
+    assert [failed(runner.out, row) for row in rows] == [True, False]
     said = capfd.readouterr().err
     assert "train failed with 1; the end of" in said
     assert "bad" in said.partition("log.txt:")[2]

@@ -176,9 +176,11 @@ def test_the_page_has_finished_rows_and_says_of_the_others_that_they_were_not_ru
 def test_scores_of_a_row_whose_int8_failed_are_shown(finish, tmp_path):
     row = by_name("left-out-cfd-scnet")
     finish(row, 0.6)
-    (tmp_path / "out" / row.key / "evaluate-cfd-int8.done").unlink()
+    (tmp_path / "out" / row.key / "evaluate-cfd-int8.done").rename(
+        tmp_path / "out" / row.key / "export-cfd-int8.failed"
+    )
     page = tables.written("", found(tmp_path))
-    assert line_of(page, "`scnet`", "0.25")[2:5] == ["not run", "not run", "0.600"]
+    assert line_of(page, "`scnet`", "0.25")[2:5] == ["failed", "failed", "0.600"]
     assert "0 of 80 rows are finished" in page
 
 
