@@ -29,7 +29,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) -e '.[cpu,video,evaluate,export,train,rtx,live,dev]'
+	$(INSTALL) -e '.[cpu,video,evaluate,export,train,search,rtx,live,dev]'
 	@touch $@
 
 demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, score them
