@@ -153,7 +153,8 @@ class Trainer:
                     elif self.made.seconds - saved > SAVE_EVERY:
                         self._save()
                         saved = self.made.seconds
-            self._validate(losses, report)
+            if self.made.validated < self.made.step:
+                self._validate(losses, report)
         except (KeyboardInterrupt, SourceError, FrameError):  # also of a frame that cannot be read in hour three
             self._save()
             raise
