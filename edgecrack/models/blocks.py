@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from edgecrack.errors import SpecError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class CrackNet(nn.Module):
+class CrackNet(nn.Module, ABC):
     """A crack net: `forward` takes what `prepare` gives and returns logits, (N, 1, H, W).
 
     Attributes:
@@ -44,9 +45,9 @@ class CrackNet(nn.Module):
         """The final logits first, then the side logits that the loss sees, each (N, 1, H, W)."""
         return self.logits_and_features(x)[0]
 
+    @abstractmethod
     def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
         """What `stages` gives, and the decoder's maps of stride 2, 4 and 8: (N, feature_channels[s], H / s, W / s)."""
-        raise NotImplementedError
 
 
 def rgb_from_frames(frames: Tensor) -> Tensor:
