@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from edgecrack.cli.run import run
 from edgecrack.errors import SourceLost, SpecError
@@ -50,14 +51,6 @@ def start(model, tmp_path):
 
 def lines_of(out):
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def wait_until(condition, process=None, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
 
 
 def has(out, **wanted):

@@ -21,20 +21,13 @@ from edgecrack.runtime import Account, Detection, Event, Frame
 pytest.importorskip("paho.mqtt", reason="MQTT needs edgecrack[live]")
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from waiting import wait_until
 
 from edgecrack.runtime import mqtt
 from edgecrack.runtime.mqtt import Broker, MqttMessages
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 USER, PASSWORD = "van-7", "p@ss/w:rd"  # as people choose them, and do not escape them
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return found
 
 
 def free_port():

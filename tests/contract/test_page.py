@@ -25,6 +25,7 @@ from edgecrack.errors import SourceError
 from edgecrack.runtime import CrackDetector, Detection, Event, Frame, JsonLines, Sinks, open_source
 
 pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
+from waiting import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -34,14 +35,6 @@ from edgecrack.runtime.page import Page
 from edgecrack.runtime.readings import Readings
 
 TOKEN = "not-a-secret-at-all"  # noqa: S105
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return found
 
 
 def ask(url, method="GET", **headers):

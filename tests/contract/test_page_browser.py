@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from urllib.parse import urlsplit
 
 import pytest
+from waiting import wait_until
 
 pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
 
 TOKEN = "not-a-secret-at-all"  # noqa: S105
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return found
 
 
 def marks(out):
@@ -108,7 +100,7 @@ def test_a_lost_camera_shows_as_lost_and_comes_back(watched, camera, browser):
     assert "lost" in browser.title
     assert "secret" not in browser.page_source
     camera.start()
-    wait_until(lambda: text(browser, ".state") == "connected", 60)
+    wait_until(lambda: text(browser, ".state") == "connected", seconds=60)
     assert not browser.find_element("css selector", ".shade").is_displayed()
 
 

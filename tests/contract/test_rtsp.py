@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import listened, states, take_until
 
 from edgecrack.errors import SourceError, SourceLost
 from edgecrack.runtime import SourceOptions, open_source
@@ -79,24 +80,7 @@ def rtsp(gstreamer):
 
 
 def opened(url, **options):
-    road = open_source(url, SourceOptions(**{**QUICK, **options}))
-    road.events = []
-    road.on_event = road.events.append
-    return road
-
-
-def states(source):
-    return [event.name for event in source.events if event.name not in ("dropped", "unreachable")]
-
-
-def take_until(frames, condition, seconds=30):
-    """The first frame for which `condition` holds."""
-    deadline = time.monotonic() + seconds
-    for frame in frames:
-        if condition(frame):
-            return frame
-        assert time.monotonic() < deadline
-    raise AssertionError("the source ended")
+    return listened(open_source(url, SourceOptions(**{**QUICK, **options})))
 
 
 def test_a_camera_is_killed_restarted_resized_and_stalls(rtsp):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from edgecrack.cli import app
 from edgecrack.errors import FrameError, SourceError, SourceLost, SpecError
@@ -148,14 +149,6 @@ def test_cameras_with_options_of_their_own_are_joined(cameras):
 def lines_of(out):
     log = out / "log.jsonl"
     return [json.loads(line) for line in log.read_text().split("\n")[:-1]] if log.exists() else []
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def frames_of(out, source):

@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from waiting import listened, states, take_until
 
 from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecError
 from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
@@ -42,24 +43,7 @@ def no_thread_is_left():
 
 
 def opened(source, **options):
-    road = open_source(source, SourceOptions(**{**QUICK, **options}))
-    road.events = []
-    road.on_event = road.events.append
-    return road
-
-
-def states(source):
-    return [event.name for event in source.events if event.name not in ("dropped", "unreachable")]
-
-
-def take_until(frames, condition, seconds=10):
-    """The first frame for which `condition` holds."""
-    deadline = time.monotonic() + seconds
-    for frame in frames:
-        if condition(frame):
-            return frame
-        assert time.monotonic() < deadline, condition
-    raise AssertionError("the source ended")
+    return listened(open_source(source, SourceOptions(**{**QUICK, **options})))
 
 
 def test_a_camera_is_watched_as_it_is_killed_restarted_stalls_and_changes_its_size(camera):

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from edgecrack.errors import SourceError, SourceLost, SpecError
 from edgecrack.runtime import Account, Camera, LiveSource, SourceOptions
@@ -64,13 +65,6 @@ def live(camera, **options):
     source.events = []
     source.on_event = source.events.append
     return source
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def send(camera, source, *pictures):
