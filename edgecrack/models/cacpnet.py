@@ -64,7 +64,7 @@ class CACPNet(CrackNet):
         deep = channels[-1]
         quarters = [(deep + level) // 4 for level in range(4)]  # together they are `deep`, whatever the width
         lateral = {"sum": [deep] * 4, "cat": quarters, "catcat": quarters, "none": []}[pyramid]
-        self.lateral = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(channels, lateral, strict=False))
+        self.lateral = nn.ModuleList(Lateral(i, o) for i, o in zip(channels, lateral, strict=False))
         self.mix = nn.ModuleList([nn.Conv2d(2 * deep, deep, 1)] if pyramid == "catcat" else [])
         ends = [channels[0], *channels[:-1]]
         decoder = [_block([*[c] * n, e]) for c, e, n in zip(channels, ends, counts, strict=True)]
@@ -95,16 +95,31 @@ class CACPNet(CrackNet):
         """The decoder's input from the five encoder outputs: 1x1 convolution first, then pooling; they do not commute."""
         if self.pyramid == "none":
             return outputs[-1]
-        levels = [
-            F.max_pool2d(lateral(output), 2 ** (4 - level))
-            for level, (lateral, output) in enumerate(zip(self.lateral, outputs[:4], strict=True))
-        ]
+        levels = []
+        for level, (lateral, output) in enumerate(zip(self.lateral, outputs[:4], strict=True)):
+            assert isinstance(lateral, Lateral)  # noqa: S101 (for the type checker)
+            levels.append(lateral.biased(F.max_pool2d(lateral(output), 2 ** (4 - level))))
         if self.pyramid == "sum":
             return levels[0] + levels[1] + levels[2] + levels[3] + outputs[-1]
         if self.pyramid == "cat":
             return torch.cat(levels, 1) + outputs[-1]
         mixed: Tensor = self.mix[0](torch.cat([*levels, outputs[-1]], 1))
         return mixed
+
+
+class Lateral(nn.Conv2d):
+    """1x1 convolution to be pooled, whose bias is added afterwards, to the same bits: before it the map is the net's largest."""
+
+    bias: nn.Parameter
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight)
+
+    def biased(self, pooled: Tensor) -> Tensor:
+        return pooled + self.bias[:, None, None]
 
 
 class Attention(nn.Module):
