@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -122,19 +122,19 @@ class Detection:
         check_frame(image, "bgrx")
         overlay = np.array(image[:, :, :3], order="C")
         FrameSpec(self.height, self.width).check(overlay)
-        _, top, _, height = cv2.boundingRect(self.mask.view(np.uint8))
-        if not height:
+        found = np.flatnonzero(self.mask.any(axis=1))
+        if not found.size:
             return overlay
         line = max(1, round(min(self.height, self.width) / 720))
-        rows = slice(max(0, top - line), top + height + line)
-        inside, pixels = self.mask[rows], overlay[rows].reshape(-1, 3)
-        around = cv2.dilate(inside.view(np.uint8), np.ones((2 * line + 1,) * 2, np.uint8)).view(np.bool_)
+        rows = slice(max(0, found[0] - line), found[-1] + line + 1)
+        inside, part = self.mask[rows], overlay[rows]
+        pixels = part.reshape(-1, 3)
         crack = np.flatnonzero(inside)  # few; by their place they cost a third of what the mask as an index does
-        colour = np.array(_COLOUR, np.uint8)
-        tint = pixels.take(crack, axis=0) // 2 + colour // 2
-        whole = pixels.view("V3")[:, 0]  # three bytes as one value, which are moved in a quarter of the time
-        whole[np.flatnonzero(around)] = colour.view("V3")  # around, so that a crack two pixels wide can still be seen
-        whole[crack] = tint.view("V3")[:, 0]
+        tint = pixels.take(crack, axis=0) // 2 + np.array(_COLOUR, np.uint8) // 2
+        # Around, so that a crack two pixels wide can still be seen.
+        around = cv2.dilate(inside.view(np.uint8), np.ones((2 * line + 1,) * 2, np.uint8))
+        cv2.copyTo(_painted(*overlay.shape[:2])[rows], around, part)
+        pixels.view("V3")[crack, 0] = tint.view("V3")[:, 0]  # three bytes as one value: a quarter of the time
         return overlay
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -151,3 +151,9 @@ class Detection:
             "threshold": self.threshold,
             "speed": {stage: round(spent, 3) for stage, spent in self.speed.items()},
         }
+
+
+@lru_cache(maxsize=2)  # of the last cameras; it takes as long to make as the rest of `Detection.plot`
+def _painted(height: int, width: int) -> NDArray[np.uint8]:
+    """All in the colour of cracks, uint8 (height, width, 3)."""
+    return np.full((height, width, 3), _COLOUR, np.uint8)
