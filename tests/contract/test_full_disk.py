@@ -58,11 +58,11 @@ def run_on_disk(namespace, model, tmp_path):
 
 @pytest.fixture
 def video(tmp_path):
-    """Of noise, so that what is drawn of it takes room: some 8 kB a frame."""
+    """Of noise, so that what is drawn of it takes room: some 4 kB a frame."""
     rng = np.random.default_rng(0)
     with VideoWriter(tmp_path / "road.mp4", 25) as writer:
         for _ in range(300):
-            writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8))
+            writer.write(rng.integers(0, 256, (64, 80, 3), np.uint8))
     return tmp_path / "road.mp4"
 
 
