@@ -159,6 +159,7 @@ def test_finds_are_few_and_dropped_frames_are_not_sent(broker, send, monkeypatch
     broker.start()
     with broker.heard() as heard:
         messages = send(broker.url(), share=0.1)
+        wait_until(messages._client.is_connected)  # what waited for it may come in any order, and twice
         messages.write(*found(1, crack=0.0))
         messages.write(*found(2, crack=0.09))
         messages.write(*found(3, crack=0.1))
