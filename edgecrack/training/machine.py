@@ -74,7 +74,7 @@ class Stepper:
     """A module and its optimiser on the devices of `fabric`, and one step of them.
 
     Args:
-        module: moved to the device; on GPUs its memory is channels-last and its batch norms count over all of them.
+        module: moved to the device, channels last where that is faster; on GPUs its batch norms count over all of them.
         compiled: whether torch compiles it.
     """
 
@@ -84,9 +84,10 @@ class Stepper:
         self, fabric: Fabric, module: nn.Module, optimiser: torch.optim.Optimizer, compiled: bool = False
     ) -> None:
         self.fabric, self._overflows = fabric, 0
-        if fabric.device.type == "cuda":
-            if fabric.world_size > 1:
-                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        if fabric.device.type == "cuda" and fabric.world_size > 1:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        if fabric.device.type == "cuda" or not any(isinstance(part, nn.InstanceNorm2d) for part in module.modules()):
+            # A step on a CPU takes 0.6 (MSF-Net) to 0.85 (CACPNet) of the time, but 1.5 where instance norm makes copies.
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
             module.compile()
