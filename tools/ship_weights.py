@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from edgecrack.training.data import Frames, open_training_sets
 from edgecrack.training.validation import best_level, score
 
 WITH_CRACKS, BACKGROUND = 210, 42  # crops, over all sets
+LEG = ("recipe", "steps", "minutes_on_one_core", "best_step")  # what a card keeps of a run
 LICENCE = "Apache-2.0; trained on data under MIT (road_survey), CC0 (uav) and on frames rendered by edgecrack"
 
 
@@ -36,13 +38,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument(
-        "--earlier", type=Path, nargs="*", default=[], help="the runs this one was started from, in order"
+        "--further", action="store_true", help="the run was started from the weights that are shipped now"
     )
     parser.add_argument("--rendered", type=int, default=400)
     parser.add_argument("--folder", type=Path, default=Path(edgecrack.weights.__file__).parent)
     options = parser.parse_args()
     net, spec = load_checkpoint(options.run / "best.safetensors")
     stored = options.folder / f"{spec.name}.safetensors"
+    card_file = options.folder / f"{spec.name}.card.json"
+    earlier = legs(json.loads(card_file.read_text())) if options.further else []
     save_checkpoint(stored, net, spec, torch.float16)
     net, spec = load_checkpoint(stored)
     sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
@@ -59,10 +63,10 @@ def main() -> None:
     card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
     card |= {"trained_on": names, "data": [[frames.name, len(frames)] for frames in sets]}
     card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
-    card["earlier_legs"] = [training_record(leg) for leg in options.earlier]
+    card["earlier_legs"] = earlier
     card["held_back_f1_2px"] = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in found.items()}
     card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
-    write_atomic(options.folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
+    write_atomic(card_file, json.dumps(card, indent=1) + "\n")
     print(stored, f"{stored.stat().st_size / 1e6:.2f} MB")
 
 
@@ -82,18 +86,19 @@ def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint
     return found[True] + found[False]
 
 
+def legs(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs behind shipped weights, each started from the one before."""
+    return [*card.get("earlier_legs", []), {name: card[name] for name in LEG}]
+
+
 def training_record(run: Path) -> dict[str, object]:
     """The recipe, the steps and what the held-back slice said."""
     _, metadata = load_tensors(run / "last.safetensors")
     state = json.loads(metadata["state"])
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     best = [record for record in log if record["best"]][-1]
-    return {
-        "recipe": json.loads(metadata["recipe"]),
-        "steps": state["step"],
-        "minutes_on_one_core": round(state["seconds"] / 60),
-        "best_step": best["step"],
-    }
+    values = json.loads(metadata["recipe"]), state["step"], round(state["seconds"] / 60), best["step"]
+    return dict(zip(LEG, values, strict=True))
 
 
 if __name__ == "__main__":
