@@ -61,6 +61,8 @@ class DurableFile(Closing):
         self._closed.set()
         self._thread.join()
         try:
+            if self._error:
+                raise self._error  # which the disk tells once only
             _sync(self._file.fileno())
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -86,7 +88,7 @@ class DurableFile(Closing):
                 try:
                     _sync(self._file.fileno())
                 except OSError as error:
-                    self._error = error  # raised at the next write: a thread has nobody to tell
+                    self._error = error  # raised at the next write or the end: a thread has nobody to tell
 
 
 def unwritable(path: Path, error: OSError) -> SourceError:

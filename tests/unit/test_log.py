@@ -140,7 +140,8 @@ def test_what_was_written_is_on_the_disk_a_second_later(tmp_path, monkeypatch):
     assert (tmp_path / "new" / "a").read_bytes() == b"onetwo"
 
 
-def test_a_disk_that_fails_behind_our_back_is_an_error_of_the_next_write(tmp_path, monkeypatch):
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_disk_that_fails_behind_our_back_is_an_error_of_the_next_write_or_the_end(tmp_path, monkeypatch, goes_on):
     failed = threading.Event()
 
     def fsync(descriptor):
@@ -148,12 +149,17 @@ def test_a_disk_that_fails_behind_our_back_is_an_error_of_the_next_write(tmp_pat
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(disk_module, "_INTERVAL", 0.01)
-    with DurableFile(tmp_path / "a") as file, monkeypatch.context() as patch:
+    error = pytest.raises(SourceError, match=f"^cannot write {tmp_path / 'a'}: Input/output error$")
+    file = DurableFile(tmp_path / "a")
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         file.write(b"one")
         assert failed.wait(20)
-        deadline = time.monotonic() + 20
-        with pytest.raises(SourceError, match=f"^cannot write {tmp_path / 'a'}: Input/output error$"):
+    deadline = time.monotonic() + 20
+    if goes_on:
+        with error:
             while time.monotonic() < deadline:
                 file.write(b"two")
                 time.sleep(0.01)
+    with error:
+        file.close()
