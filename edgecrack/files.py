@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgecrack.errors import EdgecrackError, SourceError
+
+TEMPORARY = (
+    ".edgecrack-"  # what the names of temporary files begin with, so that what a kill left can be told from others'
+)
 
 
 @contextmanager
@@ -19,20 +23,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises SourceError when the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise SourceError(f"cannot write {path}: it is there and is not a file")
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(4)}{path.suffix}"
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is there and is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
-        temporary.chmod(0o666 & ~umask())  # mkstemp gives 0600, too private for a result
+        temporary.chmod(mode)  # safetensors makes it anew as 0600, too private for a result
         temporary.replace(path)
     except EdgecrackError:
         raise
@@ -46,10 +50,3 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write `data` to `path`, whole or not at all; SourceError when it cannot be."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def umask() -> int:
-    """What new files and folders of this process are not allowed."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -69,12 +69,11 @@ class Beginning:
         import json
 
         from edgecrack.errors import SourceError
-        from edgecrack.files import write_atomic
+        from edgecrack.files import TEMPORARY, write_atomic
 
         try:
-            for left in self.out.rglob(".????????.*"):
-                if left.suffix in (".json", ".png", ".jpg"):
-                    left.unlink()
+            for left in self.out.rglob(f"{TEMPORARY}*"):
+                left.unlink()
             if not self.is_resumed:
                 (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
         except OSError as error:

@@ -23,7 +23,7 @@ def sample_clip(
     import numpy as np
 
     from edgecrack.dataset import masks_beside
-    from edgecrack.files import atomic_path, umask
+    from edgecrack.files import atomic_path
     from edgecrack.images import write_image
     from edgecrack.rendering import RenderedRoad
     from edgecrack.runtime.video import VideoWriter
@@ -32,15 +32,15 @@ def sample_clip(
     frame_size = FrameSpec.parse(size)
     road = RenderedRoad(seed, frame_size.height, frame_size.width, view=view)
     masks = masks_beside(out)
-    with atomic_path(out) as clip, TemporaryDirectory(dir=out.parent, prefix=".", ignore_cleanup_errors=True) as folder:
+    with atomic_path(out) as clip, TemporaryDirectory(dir=out.parent, prefix=".") as folder:
+        made = Path(folder) / "masks"  # and not the folder itself, which is made as 0700, too private for a result
         with VideoWriter(clip, rate, preset="veryfast") as writer:
-            for index in range(round(seconds * rate)):
+            for index in range(max(1, round(seconds * rate))):
                 image, mask = road.frame(index, rate)
                 writer.write(image)
-                write_image(Path(folder) / f"{index:06d}.png", mask.astype(np.uint8) * 255)
+                write_image(made / f"{index:06d}.png", mask.astype(np.uint8) * 255)
         if masks.exists():
             typer.echo(f"{masks} was there and is replaced", err=True)
             shutil.rmtree(masks)
-        Path(folder).chmod(0o777 & ~umask())  # it was made as 0700, too private for a result
-        Path(folder).rename(masks)
+        made.rename(masks)
     typer.echo(out)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from edgecrack.cli.run import run
 from edgecrack.errors import SpecError
+from edgecrack.files import TEMPORARY
 from edgecrack.runtime import VideoWriter
 
 KILLS = 50
@@ -206,6 +207,16 @@ def test_what_the_log_has_is_not_done_again(edgecrack, tmp_path, video, left):
 def test_nothing_to_go_on_with_is_a_beginning(edgecrack, tmp_path, folder):
     edgecrack("--source", folder, "--resume")
     assert len(lines_of(tmp_path / "out")) == len(list(folder.glob("*.png")))
+
+
+def test_of_hidden_files_only_what_a_kill_left_of_ours_is_removed(edgecrack, tmp_path, folder):
+    ours, theirs = tmp_path / "out" / "masks" / f"{TEMPORARY}0123abcd.png", tmp_path / "out" / ".eslintrc.json"
+    ours.parent.mkdir(parents=True)
+    for path in (ours, theirs):
+        path.touch()
+    edgecrack("--source", folder)
+    assert not ours.exists()
+    assert theirs.exists()
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,12 @@ def test_checks_asks_whether_an_engine_can_be_built_for_this_gpu(capability: str
     assert _verdicts(rows)["engines for this GPU"] == verdict
 
 
+def test_a_sample_clip_has_a_frame_at_least(tmp_path: Path) -> None:
+    done = edgecrack("sample-clip", tmp_path / "a.mp4", "--seconds", "0.1", "--rate", "1", "--size", "64x64")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "a.masks").iterdir()] == ["000000.png"]
+
+
 def test_sample_clip_is_scored(exported: Path, clip: Path, tmp_path: Path) -> None:
     masks = clip.with_suffix(".masks")
     assert len(list(masks.iterdir())) == 6

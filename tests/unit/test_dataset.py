@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -95,16 +96,19 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     assert names(tmp_path) == [path.name]
 
 
-def test_a_result_has_the_mode_that_any_new_file_has(tmp_path: Path) -> None:
+def test_a_result_has_the_mode_that_any_new_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", None)  # it is the process's: two threads that ask for it may leave it at 0
     (tmp_path / "plain").touch()
-    write_atomic(tmp_path / "atomic", "")
+    with atomic_path(tmp_path / "atomic") as temporary:
+        temporary.unlink()
+        temporary.touch(0o600)  # as a library may
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_folder_or_a_file_in_the_way_is_one_line_with_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "taken" / "full").mkdir(parents=True)
-    for path in (tmp_path / "file" / "result", tmp_path / "taken"):
+    for path in (tmp_path / "file" / "result", tmp_path / "taken", tmp_path / ("long" * 64), Path("/")):
         with pytest.raises(SourceError, match="cannot write") as caught:
             write_atomic(path, "data")
         assert str(path) in str(caught.value)
