@@ -116,6 +116,13 @@ def test_anything_but_the_specs_frames_is_refused(backend, frames):
         backend.collect()
 
 
+def test_frames_that_may_only_be_read_are_answered(backend):
+    frames = noise(3)
+    frames.flags.writeable = False  # as numpy makes them of a PIL image
+    backend.submit(frames)
+    assert_answer(backend.collect(), frames)
+
+
 def test_a_closed_backend_refuses_work_and_leaves_no_thread(model, name):
     before = threading.active_count()
     backend = open_backend(model, name)

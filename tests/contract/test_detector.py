@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 from collections import deque
 
 import cv2
@@ -115,7 +116,7 @@ def test_a_frame_that_is_not_contiguous_is_the_same_frame(recorder, view, size):
         (grey(1).astype(np.uint16), "uint16"),
         (np.dstack([grey(1), grey(1)[..., :1]]), "alpha.*image\\[:, :, :3\\]"),
         (np.zeros((0, 64, 3), np.uint8), "empty"),
-        (np.zeros((1, 48, 64, 3), np.uint8), r"\(1, 48, 64, 3\)"),
+        (noise()[np.newaxis].copy(), r"\(1, 48, 64, 3\)"),
         (grey(1).tolist(), "wanted a numpy array.*list"),
         (None, "NoneType"),
     ],
@@ -373,3 +374,14 @@ def test_the_libraries_agree(model):
         with CrackDetector(model, backend=name) as detector:
             answers.append(detector.run(frame).probability.astype(int))
     assert np.abs(answers[0] - answers[1]).max() <= 1
+
+
+def test_closing_lets_go_of_frames_when_the_call_that_reads_them_is_over(model, monkeypatch):
+    backend, frames, there = open_backend(model, "openvino"), noise()[np.newaxis].copy(), []
+    release, held = backend._release, weakref.ref(frames)
+    monkeypatch.setattr(backend, "_release", lambda: (there.append(held() is not None), release()))
+    backend.submit(frames)
+    del frames
+    backend.close()
+    assert there == [True]
+    assert held() is None

@@ -61,8 +61,8 @@ class Calls(ABC):
             if self._closed:
                 return
             self._closed = True
-            self._waiting.clear()
             self._release()
+            self._waiting.clear()  # not before: a call that runs reads the frames that it holds
 
     @abstractmethod
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:

@@ -68,6 +68,7 @@ class OpenVinoBackend(Calls):
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         request = self._idle[-1]
+        frames = np.require(frames, requirements="W")  # a copy where they may only be read: it shares no other memory
         request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
         request.start_async()
         self._idle.pop()
