@@ -49,10 +49,15 @@ class Labels:
         name = redacted(source) if scheme_of(source) else Path(source).stem
         plain = label = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:64] or "source"
         number = 1
-        while label in self._labels.values():
+        while any(_collide(label, other) for other in self._labels.values()):
             number += 1
-            label = f"{plain}-{number}"
+            label = f"{plain}_{number}"
         return label
+
+
+def _collide(one: str, other: str) -> bool:
+    """Whether two labels are the same, or a further file of one would have the name of the other's first."""
+    return one == other or any(re.fullmatch(re.escape(a) + r"-\d+", b) for a, b in ((one, other), (other, one)))
 
 
 def is_image(frame: Frame) -> bool:

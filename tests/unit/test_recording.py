@@ -71,10 +71,12 @@ def test_images_share_a_video_whatever_their_names(tmp_path):
     ("sources", "labels"),
     [
         (["a/drive.mp4"], [""]),
-        (["a/drive.mp4", "b/drive.mp4"], ["drive", "drive-2"]),
+        (["a/drive.mp4", "b/drive.mp4"], ["drive", "drive_2"]),
+        (["rtsp://host/a", "rtsp://host/a/2"], ["rtsp-host-a", "rtsp-host-a-2_2"]),  # a-2 is the second file of a
+        (["drive-2.mp4", "drive.mp4", "drive-3.mp4"], ["drive-2", "drive_2", "drive-3"]),
         (["rtsp://admin:secret@host/a", "0"], ["rtsp-host-a", "0"]),
-        (["camera", "camera (2)"], ["camera", "camera-2"]),
-        (["../..", "///"], ["source", "source-2"]),
+        (["camera", "camera (2)"], ["camera", "camera-2_2"]),
+        (["../..", "///"], ["source", "source_2"]),
         (["x" * 300 + ".mp4", "Straße 1.mp4"], ["x" * 64, "Straße-1"]),
     ],
 )
