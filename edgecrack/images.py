@@ -56,9 +56,13 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The images directly in `folder`, by name. Raises SourceError when there is no folder or no image in it."""
     folder = Path(folder)
-    if not folder.is_dir():
+    try:
+        there = sorted(folder.iterdir()) if folder.is_dir() else None
+    except OSError as error:
+        raise SourceError(f"cannot read {folder}: {error.strerror or error}") from error
+    if there is None:
         raise SourceError(f"no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and _is_visible(path))
+    found = [path for path in there if path.suffix.lower() in IMAGE_SUFFIXES and _is_visible(path)]
     if not found:
         raise SourceError(f"no image in {folder}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
@@ -85,7 +89,14 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
 def _is_cut(data: NDArray[np.uint8]) -> bool:
     """Whether a JPEG ends too early: OpenCV 4 would fill what is missing with grey.
 
-    The last end marker must come after the last start of a scan: a thumbnail has a marker of its own before that.
+    Its end marker is looked for from the first scan on: a thumbnail, which has a marker of its own, comes before that, and
+    what a phone puts after the picture, such as a film, may hold any bytes.
     """
     content = data.tobytes()
-    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+    if content[:2] != b"\xff\xd8":
+        return False
+    place = 2
+    while content[place : place + 1] == b"\xff" and (kind := content[place + 1 : place + 2]) != b"\xda":
+        is_filling = kind == b"\xff"
+        place += 1 if is_filling else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return content.find(b"\xff\xd9", place) < 0

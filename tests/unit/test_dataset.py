@@ -191,6 +191,21 @@ def test_a_truncated_image_is_refused_with_its_path(tmp_path: Path, suffix: str,
         read_mask(path)
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_is_whole_where_its_own_end_is_there(tmp_path: Path, progressive: int) -> None:
+    path = tmp_path / "phone.jpg"
+    data = cv2.imencode(".jpg", photo(), [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", photo()[:8, :8])[1].tobytes()
+    head = (
+        data[:2] + b"\xff\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+    )  # with a byte of filling
+    path.write_bytes(head + b"a film\xff\xda that moves")
+    assert np.abs(read_image(path).astype(int) - photo()).mean() < 3
+    path.write_bytes(head[:-2])
+    with pytest.raises(SourceError, match="truncated"):
+        read_image(path)
+
+
 def test_a_missing_file_a_folder_and_junk_are_refused_with_their_path(tmp_path: Path) -> None:
     (tmp_path / "junk.png").write_text("not an image at all" * 9)
     for path, said in (
@@ -230,6 +245,8 @@ def test_images_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:
 def test_no_folder_and_no_image_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no folder"):
         list_images(tmp_path / "none")
+    with pytest.raises(SourceError, match="too long"):
+        list_images(tmp_path / ("long" * 64))
     with pytest.raises(SourceError, match=r"no image in .*\.bmp, \.jpeg, \.jpg"):
         list_images(tmp_path)
 
