@@ -119,7 +119,7 @@ def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], opti
 
     return {
         "sources": [redacted(source) if scheme_of(source) else source for source in sources],
-        "bytes": [Path(source).stat().st_size if Path(source).is_file() else None for source in sources],
+        "bytes": [_bytes_of(source) for source in sources],
         "live": any(scheme_of(source) for source in sources),
         "model": detector.spec.name,
         "sha256": _hash_of(model),
@@ -128,6 +128,15 @@ def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], opti
         "roi": detector.roi,
         **{name: getattr(options, name) for name in ("flip", "loop", "start", "end", "every")},
     }
+
+
+def _bytes_of(source: str) -> int | None:
+    """Of a file; None for another source, and for one that cannot be looked at, which is told when it is opened."""
+    path = Path(source)
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:  # a pipeline may be too long for a name
+        return None
 
 
 def _hash_of(path: Path) -> str:

@@ -135,7 +135,12 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
 def _open_named(source: str, options: SourceOptions) -> CountedSource:
     scheme = scheme_of(source)
     if not scheme:
-        return _open_files(source, options)
+        try:
+            return _open_files(source, options)
+        except SourceError:
+            raise
+        except OSError as error:  # a folder that may not be looked into, a name that is too long
+            raise SourceError(f"cannot read {source}: {error.strerror or error}") from error
     if scheme not in SCHEMES:
         raise SourceError(
             f"cannot read {scheme}:// sources; wanted a file, folder or pattern, or one of {', '.join(sorted(SCHEMES))}"

@@ -193,7 +193,7 @@ def test_a_record_with_a_value_of_another_type_is_refused_by_name(engine, name, 
 
 def test_that_is_not_there_or_cannot_be_read(engine, fake_cuda, tmp_path):
     done = run(tmp_path / "nothing.engine", fake_cuda)
-    assert_one_line(done, engine, 1, "nothing.engine: there is no such file")
+    assert_one_line(done, engine, 1, "nothing.engine: No such file or directory")
     engine.unlink()
     engine.mkdir()
     assert_one_line(run(engine, fake_cuda), engine, 1, "net.engine: Is a directory")

@@ -41,8 +41,10 @@ def open_engine(
     or CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
     TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library; SpecError for a choice that cannot be.
     """
-    if not Path(path).exists():  # or its record would be missed first, and that is another error
-        raise EngineError(f"cannot read the engine {path}: there is no such file")
+    try:
+        Path(path).stat()  # or its record would be missed first, and that is another error
+    except OSError as error:
+        raise EngineError(f"cannot read the engine {path}: {error.strerror or error}") from error
     record = read_record(path)
     plan = read_plan(path, record, device)
     _check_gpu(path, record, probe(device))
