@@ -86,6 +86,19 @@ def test_the_overlay_can_be_left_out(edgecrack, video, tmp_path):
     assert names(tmp_path / "out") == ["log.jsonl", "run.json"]
 
 
+def test_an_overlay_is_slower_than_a_video_that_calls_itself_too_quick(edgecrack, tmp_path):
+    with av.open(str(tmp_path / "road.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=2000)
+        stream.width, stream.height = 64, 48
+        for _ in range(3):
+            file.mux(stream.encode(av.VideoFrame(64, 48)))
+        file.mux(stream.encode(None))
+    edgecrack("--source", tmp_path / "road.mp4", "--out", tmp_path / "out")
+    assert len(log_of(tmp_path / "out")) == 3
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as file:
+        assert file.streams.video[0].average_rate == 1000
+
+
 def test_a_second_run_begins_its_log_anew(edgecrack, folder, tmp_path):
     for _ in range(2):
         edgecrack("--source", folder, "--out", tmp_path / "out")
@@ -103,6 +116,8 @@ def test_what_was_found_before_an_unreadable_image_is_kept(edgecrack, folder, tm
 def test_errors_come_through(edgecrack, folder, tmp_path):
     with pytest.raises(SourceError, match="no file or folder"):
         edgecrack("--source", tmp_path / "nothing", "--out", tmp_path / "out")
+    with pytest.raises(SourceError, match="too long"):
+        edgecrack("--source", "a" * 300, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="cannot write"):
