@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgecrack.errors import SourceError, SpecError
 from edgecrack.runtime import network
 from edgecrack.runtime.address import check_url, redacted, scheme_of
-from edgecrack.runtime.camera import Camera, Connection
+from edgecrack.runtime.camera import Camera, Connection, Refused
 from edgecrack.runtime.gstreamer import GstConnection, has_pygobject, pipeline_of
 from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.options import SourceOptions
@@ -148,9 +148,9 @@ class PipeConnection:
     """Raw pictures from a pipe, by default standard input: each height x width x 3 bytes, BGR, row by row."""
 
     def __init__(self, size: FrameSpec, descriptor: int = 0) -> None:
-        """Raises SourceError when standard input is a terminal."""
+        """Raises Refused when standard input is a terminal."""
         if os.isatty(descriptor):
-            raise SourceError("standard input is a terminal; pipe raw BGR pictures into it")
+            raise Refused("standard input is a terminal; pipe raw BGR pictures into it")
         self._shape = (size.height, size.width, 3)
         self._descriptor = descriptor
         self._begin()
@@ -158,9 +158,13 @@ class PipeConnection:
     def read(self) -> NDArray[np.uint8] | None:
         """See `Connection`."""
         while self._filled < self._image.size:
-            if not select.select([self._descriptor], [], [], 0.2)[0]:
+            try:
+                ready, _, _ = select.select([self._descriptor], [], [], 0.2)
+                count = os.readv(self._descriptor, [self._image.data.cast("B")[self._filled :]]) if ready else None
+            except OSError as error:
+                raise SourceError(f"standard input cannot be read: {error.strerror or error}") from error
+            if count is None:
                 raise TimeoutError
-            count = os.readv(self._descriptor, [self._image.data.cast("B")[self._filled :]])
             if not count:
                 self._check_end()
                 return None

@@ -4,6 +4,7 @@ import code
 import http.server
 import logging
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -300,6 +301,23 @@ def test_a_silent_pipe_may_be_asked_again():
     assert pipe.read().tolist() == [[[1, 2, 3]]]
     os.close(reading)
     os.close(writing)
+
+
+def test_a_terminal_is_no_pipe_however_often_it_is_tried():
+    terminal, other = pty.openpty()
+    try:
+        with pytest.raises(Refused, match="standard input is a terminal"):
+            PipeConnection(FrameSpec(1, 1), other)
+    finally:
+        os.close(terminal)
+        os.close(other)
+
+
+def test_a_folder_in_place_of_a_pipe_is_one_line(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(SourceError, match=r"^standard input cannot be read: Is a directory$"):
+        PipeConnection(FrameSpec(1, 1), folder).read()
+    os.close(folder)
 
 
 @pytest.mark.parametrize(("source", "count"), [("raw:64x48", 200), ("raw:64x48@30", None)])
