@@ -67,6 +67,7 @@ def built(
 ) -> Path:
     """The engine `path`, built with a bar on a terminal, and a line on what it is."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from edgecrack.engine_file import read_record
@@ -82,7 +83,7 @@ def built(
             workspace=workspace,
             timing_cache=timing_cache,
             device=device,
-            progress=lambda share, phase: bar.update(task, completed=share, description=phase),
+            progress=lambda share, phase: bar.update(task, completed=share, description=escape(phase)),
         )
     record = read_record(path)
     counts = ", ".join(f"{count} {precision}" for precision, count in record.precisions.items())

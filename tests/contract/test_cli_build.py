@@ -15,6 +15,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from edgecrack.cli.build import built
+from edgecrack.errors import BuildError
 from edgecrack.spec import FrameSpec, ModelSpec
 
 SPEC = ModelSpec("scnet", frame=FrameSpec(64, 64))
@@ -251,6 +253,19 @@ def test_too_little_memory_is_one_line(net, tmp_path, stand_in, fake_cuda):
     environment = {**fake_cuda, **stand_in, "FAKE_CUDA_INTEGRATED": "1"}
     words = "close other programs or give a smaller workspace"
     refused(tmp_path, 1, words, net, "--workspace", "1000000000", **environment)
+
+
+def test_the_name_of_a_layer_is_no_markup_of_the_bar(net, tmp_path, monkeypatch, capsys):
+    def build(*arguments, progress, **options):
+        progress(0.5, "Timing {ForeignNode[/encoder/Conv]}")
+        raise BuildError("it is enough")
+
+    monkeypatch.setattr("edgecrack.export.engine.engine_from_onnx", build)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(BuildError, match="it is enough"):
+        built(net, tmp_path / "net.engine", ())
+    assert "Timing {ForeignNode[/encoder/Conv]}" in re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
 
 
 @needs_rtx
