@@ -154,10 +154,11 @@ class MqttMessages(Closing):
     def _send(self, kind: str, message: Mapping[str, object]) -> None:
         from paho.mqtt.enums import MQTTErrorCode
 
-        if self._client is None:
+        client = self._client  # which a close takes away at any time
+        if client is None:
             return
         with self._lock:
-            sent = self._client.publish(f"{self.broker.topic}/{kind}", json.dumps(message), qos=1)
+            sent = client.publish(f"{self.broker.topic}/{kind}", json.dumps(message), qos=1)
             if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
                 self.lost += 1
             else:

@@ -235,6 +235,16 @@ def test_a_broker_that_takes_a_connection_and_answers_nothing(send, caplog):
     assert "2000 messages did not reach" in caplog.text
 
 
+def test_a_mark_during_the_close_harms_nobody(send):
+    messages = send("mqtt://127.0.0.1:1")
+    marking = threading.Thread(target=messages.write_event, args=(event("marked"),))
+    with messages._lock:
+        marking.start()
+        wait_until(lambda: "_send" in {frame.f_code.co_name for frame in sys._current_frames().values()})
+        messages.close()
+    marking.join()
+
+
 def test_a_wrong_password_is_said_once_and_not_shown(broker, send, caplog):
     broker.start()
     messages = send(broker.url(password="sesame"))  # noqa: S106
