@@ -100,8 +100,8 @@ def _listening(host: str, port: int, address: str) -> socket.socket:
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(place[0]), port), family=family)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
+    except (OSError, UnicodeError) as error:  # the latter for a host such as a..b
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise SourceError(f"the page cannot be at {address}: {reason}; give --live another address or port") from error
 
 

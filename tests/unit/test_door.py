@@ -148,5 +148,7 @@ def test_a_port_in_use_and_an_address_of_another_machine():
             Door(str(port))
     with Door(str(port)):  # free again at once
         pass
+    with pytest.raises(SourceError, match=r"^the page cannot be at a\.\.b:80: [^\n]*label empty"):
+        Door("a..b:80")
     with pytest.raises(SourceError, match=r"the page cannot be at 192\.0\.2\.1:8080"):
         Door("192.0.2.1:8080")
