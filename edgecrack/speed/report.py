@@ -39,8 +39,8 @@ def table(speed: Speed) -> str:
 def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
     """Draw the rates, with the limit, and the time of each stage up to its 99th percentile.
 
-    The suffix of `path` chooses the format (PNG, SVG, PDF). Raises MissingDependency without matplotlib, SourceError
-    when the file cannot be written.
+    The suffix of `path` chooses the format (PNG, SVG, PDF); without one it is PNG. Raises MissingDependency without
+    matplotlib, SourceError when the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
@@ -52,7 +52,8 @@ def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
     _draw_stages(figure.add_subplot(2, 1, 2, xlabel="milliseconds: median, to the 99th percentile"), speed)
     with atomic_path(path) as temporary:
         try:
-            figure.savefig(temporary, dpi=150)
+            # without the format a name without a suffix would get one, and the file be another
+            figure.savefig(temporary, dpi=150, format=temporary.suffix[1:] or "png")
         except ValueError as error:  # a suffix that matplotlib knows no format for
             raise SourceError(f"cannot write {path}: {error}") from error
 

@@ -43,7 +43,7 @@ def video(tmp_path_factory):
 def test_all_of_it_comes_in_one_run_as_table_plot_and_json(edgecrack, model, video, tmp_path):
     done = edgecrack(
         *(model, "--source", video, "--frames", 12, "--rounds", 2),
-        *("--json", tmp_path / "a.json", "--plot", tmp_path / "a.png"),
+        *("--json", tmp_path / "a.json", "--plot", tmp_path / "plot"),
     )
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "a.json").read_text())
@@ -64,7 +64,7 @@ def test_all_of_it_comes_in_one_run_as_table_plot_and_json(edgecrack, model, vid
     for row in ("net alone, latency mode", "limit", "end to end, to JSON lines", "plain script", "p99"):
         assert row in done.stdout
     assert "round 2 of 2" in done.stderr
-    assert cv2.imread(str(tmp_path / "a.png")) is not None
+    assert cv2.imread(str(tmp_path / "plot")) is not None
 
 
 def test_images_and_another_backend_are_measured_without_the_plain_script(edgecrack, model, tmp_path):
