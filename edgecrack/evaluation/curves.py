@@ -35,14 +35,15 @@ def need_matplotlib() -> None:
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:
     """Draw the pooled counts of each named model as precision over recall, the best F1 marked, over lines of equal F1.
 
-    The suffix of `path` chooses the format (PNG, SVG, PDF). Raises MissingDependency without matplotlib, SourceError
-    when the file cannot be written.
+    The suffix of `path` chooses the format (PNG, SVG, PDF); PNG where there is none. Raises MissingDependency without
+    matplotlib, SourceError when the file cannot be written.
     """
     figure = _figure(6, 6)
     _precision_recall(figure.add_subplot(), curves, "Crack pixels")
     with atomic_path(path) as temporary:
         try:
-            figure.savefig(temporary, dpi=150)
+            # without the format a name without a suffix would get one, and the file be another
+            figure.savefig(temporary, dpi=150, format=temporary.suffix[1:] or "png")
         except ValueError as error:  # a suffix that matplotlib knows no format for
             raise SourceError(f"cannot write {path}: {error}") from error
 

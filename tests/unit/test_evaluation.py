@@ -305,6 +305,8 @@ def test_a_curve_is_drawn(folder: Callable[[bool], Dataset], tmp_path: Path) -> 
     result = evaluate(Darkness(), folder(True))
     save_precision_recall(tmp_path / "curve.svg", {"scnet": result.strict, "scnet, 2 px": result.near})
     save_precision_recall(tmp_path / "curve.png", {"scnet": result.strict})
+    save_precision_recall(tmp_path / "curve", {"scnet": result.strict})
+    assert (tmp_path / "curve").read_bytes() == (tmp_path / "curve.png").read_bytes()
     empty = metrics.counts(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.bool_))
     save_precision_recall(tmp_path / "empty.png", {"nothing": empty})
     image = cv2.imread(str(tmp_path / "curve.png"))
