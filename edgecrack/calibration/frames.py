@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.dataset import Dataset, open_dataset
+from edgecrack.dataset import Dataset, open_dataset, read_labels
 from edgecrack.errors import CalibrationError, SourceError
 from edgecrack.fitting import Fit
-from edgecrack.images import read_image, read_mask
+from edgecrack.images import read_image
 from edgecrack.spec import FrameSpec, check_frame
 
 COUNT = 200
@@ -89,7 +89,7 @@ class CalibrationFrames:
 def _by_crack_share(dataset: Dataset) -> list[Path]:
     if dataset.masks is None:
         return list(dataset.images)
-    shares = [float(read_mask(mask).mean()) for mask in dataset.masks]
+    shares = [float(read_labels(mask).mean()) for mask in dataset.masks]
     return [path for _, path in sorted(zip(shares, dataset.images, strict=True))]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.ranges import BINS, PERCENTILES, Range, Ranges, _Span
 from edgecrack.errors import CalibrationError, FrameError, SourceError
 from edgecrack.fitting import Fit
+from edgecrack.images import write_image
 from edgecrack.spec import FrameSpec
 
 FRAME = FrameSpec(32, 48)
@@ -152,6 +154,17 @@ def test_frames_are_drawn_from_every_stratum_of_the_crack_share(tmp_path):
     frames = CalibrationFrames.from_folder(folder, FRAME, 10)
     assert len(frames) == 10
     assert [grey // 4 for grey in greys(frames)] == list(range(10))
+
+
+def test_the_crack_share_of_crackforest_is_that_of_its_mat_files(tmp_path):
+    for folder in ("image", "groundTruth"):
+        (tmp_path / folder).mkdir()
+    for index in range(4):
+        write_image(tmp_path / "image" / f"{index}.png", np.full((20, 30, 3), index, np.uint8))
+        labels = np.ones((20, 30), np.uint8)
+        labels[index:4] = 2  # the later, the less
+        savemat(tmp_path / "groundTruth" / f"{index}.mat", {"groundTruth": {"Segmentation": labels}})
+    assert greys(CalibrationFrames.from_folder(tmp_path, FRAME)) == [3, 2, 1, 0]
 
 
 def test_frames_without_masks_are_drawn_from_every_stretch_of_the_names(tmp_path):
