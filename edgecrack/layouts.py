@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _listed(
     if split not in lists:
         raise SourceError(f"{path} has no {split}.txt; its lists are {[f'{name}.txt' for name in lists]}")
     listing = path / f"{split}.txt"
-    stems = listing.read_text().split()
+    stems = _text(listing).split()
     if not stems:
         raise SourceError(f"{listing} lists no frame")
     missing = [(listing, f"lists {stem!r} and {path} has no such image") for stem in stems if stem not in by_stem]
@@ -120,8 +121,9 @@ def _listed(
 def _paired(layout: str, images: list[Path], wrong: list[tuple[Path, str]], folder: Path) -> Pairs:
     """Each image with the mask of its stem in `folder`; `wrong` is what is known to be wrong already."""
     masks: dict[str, list[Path]] = {}
+    own = set(images)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != "." and path not in images:
+        if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != "." and path not in own:
             masks.setdefault(path.stem, []).append(path)
     found, unpaired = [], list(wrong)
     for image in images:
@@ -165,7 +167,7 @@ def _joined(parts: list[Pairs]) -> Pairs:
 
 def _lists_pairs(listing: Path) -> bool:
     """Whether a list names images with their masks, as those of CRACK500 do."""
-    first = listing.read_text().split("\n", 1)[0].split()
+    first = _text(listing).split("\n", 1)[0].split()
     return len(first) == 2 and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in first)
 
 
@@ -177,7 +179,7 @@ def _from_lists(path: Path, lists: tuple[str, ...], split: str | None) -> Pairs:
 
 def _from_list(path: Path, listing: Path) -> Pairs:
     rows = []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(listing).splitlines(), 1):
         fields = line.split()
         if len(fields) not in (0, 2):
             raise SourceError(f"{listing}, line {number}: wanted an image and its mask, got {line.strip()!r}")
@@ -215,16 +217,25 @@ def _from_csv(table: Path, rows: list[dict[str, str]], splits: tuple[str, ...], 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     """Each row with its image, mask and split, "" where it has none."""
-    with table.open(newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
-        reader = csv.DictReader(file)
-        header = [name.strip().lower() for name in reader.fieldnames or ()]
-        if not {"image", "mask"} <= set(header):
-            raise SourceError(f"{table}: wanted a header with image and mask (and split), got {header}")
-        reader.fieldnames = header
-        for row in reader:
-            found = {name: (row.get(name) or "").strip() for name in ("image", "mask", "split")}
-            if not (found["image"] and found["mask"]):
-                raise SourceError(f"{table}, line {reader.line_num}: wanted an image and its mask, got {found}")
-            yield found
+    reader = csv.DictReader(io.StringIO(_text(table)))
+    header = [name.strip().lower() for name in reader.fieldnames or ()]
+    if not {"image", "mask"} <= set(header):
+        raise SourceError(f"{table}: wanted a header with image and mask (and split), got {header}")
+    reader.fieldnames = header
+    for row in reader:
+        found = {name: (row.get(name) or "").strip() for name in ("image", "mask", "split")}
+        if not (found["image"] and found["mask"]):
+            raise SourceError(f"{table}, line {reader.line_num}: wanted an image and its mask, got {found}")
+        yield found
     if reader.line_num < 2:
         raise SourceError(f"{table} lists no frame")
+
+
+def _text(path: Path) -> str:
+    """A list or a table as it is; a byte order mark, as editors and spreadsheets write it, is left out. Raises SourceError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not text in UTF-8; save it again as UTF-8") from error

@@ -200,6 +200,20 @@ def test_a_list_of_pairs_names_what_is_missing_and_what_is_no_pair(tmp_path: Pat
         open_dataset(tmp_path, "train")
 
 
+@pytest.mark.parametrize("name", ["train.txt", "pairs.csv"])
+def test_a_list_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    cracktree(tmp_path)
+    (tmp_path / name).write_bytes("image,mask\r\n".encode("utf-16"))
+    with pytest.raises(SourceError, match=rf"{name} is not text in UTF-8; save it again"):
+        open_dataset(tmp_path, "train")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_stem(tmp_path: Path) -> None:
+    cracktree(tmp_path)
+    (tmp_path / "train.txt").write_text("610\r\n", encoding="utf-8-sig")
+    assert [path.stem for path in open_dataset(tmp_path, "train").images] == ["610"]
+
+
 def test_a_mat_that_is_damaged_or_another_is_named(tmp_path: Path) -> None:
     crackforest(tmp_path)
     (tmp_path / "groundTruth" / "000.mat").write_bytes(b"MATLAB 5.0 MAT-file, but cut")
