@@ -188,10 +188,10 @@ def _compute_capabilities(target: _Target) -> tuple[str, ...]:
 
 def _affordable(workspace: int | None, onnx_bytes: int, *, shared: bool) -> int:
     """The workspace in MiB; it comes out of the system's memory when that is `shared`. Raises BuildError when short."""
-    free = available_memory() // 2**20
-    chosen = workspace or (min(WORKSPACE, max(1, free // 4)) if shared else WORKSPACE)
+    free = available_memory() // 2**20  # 0 where the system does not say
+    chosen = workspace or (min(WORKSPACE, max(1, free // 4)) if shared and free else WORKSPACE)
     wanted = LIBRARIES + COPIES * onnx_bytes // 2**20 + (chosen if shared else 0)
-    if free < wanted:
+    if 0 < free < wanted:
         advice = "close other programs or give a smaller workspace" if shared else "close other programs"
         raise BuildError(f"too little memory for the build: wanted {wanted} MiB, {free} are free; {advice}")
     return chosen
