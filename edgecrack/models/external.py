@@ -76,7 +76,7 @@ def start_from_vgg(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     tensors = _tensors(path)
     order = sorted(
-        (name for name in tensors if name.startswith("features.") and name.endswith(".weight")),
+        (name for name in tensors if re.fullmatch(r"features\.\d+\.weight", name)),
         key=lambda name: int(name.split(".")[1]),
     )
     encoder = getattr(net, "encoder", None)

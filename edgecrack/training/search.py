@@ -12,9 +12,10 @@ import matplotlib
 import numpy as np
 import optuna
 from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState, create_trial
 
 from edgecrack.errors import SpecError
 from edgecrack.files import atomic_path
@@ -59,7 +60,8 @@ class Search:
     @property
     def scores(self) -> list[tuple[Point, float]]:
         """What has been found so far."""
-        return [(trial.params, trial.value) for trial in self._done() if trial.value is not None]
+        trials = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        return [(trial.params, trial.value) for trial in trials if trial.value is not None]
 
     def run(self, evaluate: Callable[[Point], float], report: Callable[[str], None]) -> tuple[Point, float]:
         """Evaluate the points that have no score yet, and draw the heat map anew after each; the best and its score.
@@ -67,19 +69,13 @@ class Search:
         A point that was being evaluated when the search was killed is evaluated again.
         """
         points = self.points
+        choices: dict[str, BaseDistribution] = {n: CategoricalDistribution(values) for n, values in self.grid.items()}
         for number, point in enumerate(points, 1):
             if any(found == point for found, _ in self.scores):
                 continue
-            with _quiet():
-                for left in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                    self.study.tell(left.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(point)
-                trial = self.study.ask(
-                    {name: optuna.distributions.CategoricalDistribution(values) for name, values in self.grid.items()}
-                )
             score = evaluate(point)
             with _quiet():
-                self.study.tell(trial, score)
+                self.study.add_trial(create_trial(params=point, distributions=choices, value=score))
             report(f"{number}/{len(points)}  {in_words(point)}  {score:.4f}")
             self.draw()
         return max(self.scores, key=lambda pair: pair[1])
@@ -93,9 +89,6 @@ class Search:
         for point, score in self.scores:
             table[rows.index(point[first]), columns.index(point[second])] = score
         return _heat_map(self.folder / "heat_map.png", table, (first, rows), (second, columns))
-
-    def _done(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
 
 
 def in_words(point: Mapping[str, Any]) -> str:

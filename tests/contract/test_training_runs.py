@@ -339,6 +339,9 @@ def test_vgg_starts_the_encoder_of_a_net_of_its_width(tmp_path: Path) -> None:
         start_from_vgg(build_model(ModelSpec("cacpnet", 0.25)), tmp_path / "vgg.safetensors")
     with pytest.raises(SpecError, match="wanted 13 convolutions"):
         start_from_vgg(build_model(ModelSpec("msfnet", 0.25)), tmp_path / "vgg.safetensors")
+    save_file({"features.conv0.weight": torch.ones(64, 3, 7, 7)}, tmp_path / "densenet.safetensors")
+    with pytest.raises(SpecError, match="wanted 13 convolutions"):
+        start_from_vgg(net, tmp_path / "densenet.safetensors")
 
 
 # A search
@@ -371,6 +374,14 @@ def test_a_search_visits_each_point_once_and_goes_on_where_it_was(tmp_path: Path
         Search(tmp_path, {**GRID, "gamma2": [0.0]}, "a run")
     with pytest.raises(SpecError, match="holds another search"):
         Search(tmp_path, GRID, "another run")
+
+
+def test_what_a_killed_search_left_in_its_journal_takes_no_score_of_another_point(tmp_path: Path) -> None:
+    search = Search(tmp_path, GRID, "a run")
+    search.study.enqueue_trial(search.points[0])
+    search.run(lambda point: point["gamma1"] + 10 * point["gamma2"], lambda _: None)
+    assert [point for point, _ in search.scores] == search.points
+    assert all(score == point["gamma1"] + 10 * point["gamma2"] for point, score in search.scores)
 
 
 def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: Path) -> None:
