@@ -37,8 +37,8 @@ class Average:
             yield
             return
         own = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.net.load_state_dict(self.tensors)
         try:
+            self.net.load_state_dict(self.tensors)
             yield
         finally:
             self.net.load_state_dict(own)

@@ -103,7 +103,7 @@ class Trainer:
         self.train_sets, self.unlabelled, self.held_back = train, unlabelled, held_back
         self.folder, self.workers = folder, workers
         self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train), scales=SCALES)
-        self.net = self._built(start)
+        self.net = self._built(start, teacher)
         self.learner = Learner(self.net, Contrast(**recipe.contrast).embed_from if unlabelled else 0)
         self.objective = self._objective(teacher)
         self.optimiser = optimiser_for(self.recipe, self.learner.parameters())
@@ -173,11 +173,12 @@ class Trainer:
         stale = 0 < self.recipe.patience <= self.made.worse
         return self.progress >= 1 or stale or self.made.plateau.over(self.recipe)
 
-    def _built(self, start: CrackNet | None) -> CrackNet:
+    def _built(self, start: CrackNet | None, teacher: CrackNet | None) -> CrackNet:
         net = build_model(self.spec) if start is None else start
         crop, processes = self.recipe.crop, self.fabric.world_size
-        if crop.height % net.stride or crop.width % net.stride:
-            raise SpecError(f"crop must be a multiple of {net.stride} for {self.spec.name}, got {crop}")
+        for whose, one in ((self.spec.name, net), ("its teacher", teacher)):
+            if one and (crop.height % one.stride or crop.width % one.stride):
+                raise SpecError(f"crop must be a multiple of {one.stride} for {whose}, got {crop}")
         if self.recipe.batch % processes:
             raise SpecError(f"batch must be a multiple of the {processes} processes, got {self.recipe.batch}")
         return net

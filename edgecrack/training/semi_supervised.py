@@ -50,6 +50,10 @@ class FewLabels(Supervised):
                 f"of batch, {recipe.batch}, and unlabelled_batch, {self.contrast.unlabelled_batch}, one must be a multiple "
                 "of the other"
             )
+        if self.contrast.unlabelled_batch < _processes():
+            raise SpecError(
+                f"unlabelled_batch must be at least the {_processes()} processes, got {self.contrast.unlabelled_batch}"
+            )
         self.views, self.learner = views, learner
         self.bank = Bank(self.contrast.bank_size, _width(learner))
         self.began = 2.0  # the progress at which the contrast began to count; 2 is not yet

@@ -22,6 +22,7 @@ from edgecrack.metrics import Counts, counts
 from edgecrack.models import MODELS, build_model
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
 from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.training import semi_supervised
 from edgecrack.training.averages import Average
 from edgecrack.training.crops import Crops, Views
 from edgecrack.training.data import Frames
@@ -184,6 +185,12 @@ def test_batches_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         trainer(tmp_path, batch=3, unlabelled=[Roads()], contrast={"unlabelled_batch": 2})
 
 
+def test_every_process_wants_an_unlabelled_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semi_supervised, "_processes", lambda: 4)
+    with pytest.raises(SpecError, match="unlabelled_batch must be at least the 4 processes, got 2"):
+        trainer(tmp_path, batch=4, unlabelled=[Roads()], contrast={"unlabelled_batch": 2})
+
+
 # A teacher
 
 
@@ -199,6 +206,12 @@ def test_distillation_is_nothing_where_they_agree_and_a_pull_where_they_do_not()
         assert loss.item() == pytest.approx(temperature**2 * divergence.mean().item(), rel=1e-4)
         (gradient,) = torch.autograd.grad(loss, z)
         assert (gradient.sign() == -taught.sign()).all()
+
+
+def test_a_crop_that_the_teacher_cannot_take_is_refused(tmp_path: Path) -> None:
+    teacher = build_model(ModelSpec("scnet", 0.05))
+    with pytest.raises(SpecError, match="crop must be a multiple of 32 for its teacher, got 48x48"):
+        trainer(tmp_path, crop=FrameSpec(48, 48), teacher=teacher)
 
 
 @pytest.mark.parametrize("student", ["msfnet", "aelf-unet"])
@@ -242,6 +255,25 @@ def test_an_average_is_its_formula_and_lends_its_weights() -> None:
         assert weight.item() == pytest.approx(expected, rel=1e-6)
     assert weight.item() == 7
     assert Average(net, 0.0).tensors == {}
+
+
+def test_a_net_interrupted_while_it_takes_the_averaged_weights_has_its_own_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = nn.Linear(2, 2)
+    average, own = Average(net, 0.5), net.weight.detach().clone()
+    average.tensors["weight"] += 1
+    load = net.load_state_dict
+
+    def interrupted(tensors: dict[str, Tensor]) -> None:
+        load(tensors)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(net, "load_state_dict", interrupted)
+    with pytest.raises(KeyboardInterrupt), average.used():
+        pass
+    assert torch.equal(net.weight, own)
 
 
 def test_the_averaged_weights_are_kept_and_resumed_bit_for_bit(tmp_path: Path) -> None:
