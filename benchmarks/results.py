@@ -212,7 +212,8 @@ def write_cards(found: list[Row]) -> None:
         for row in found:
             if row.model == name:
                 scores = {key: row.report["scores"][key] for key in CARD if key in row.report["scores"]}
-                card["scores"].setdefault(row.dataset, {})[row.flavour] = {"frames": row.report["frames"], **scores}
+                lists = card.setdefault("scores", {})  # a net that has just been shipped has none
+                lists.setdefault(row.dataset, {})[row.flavour] = {"frames": row.report["frames"], **scores}
         write_atomic(card_path(name), json.dumps(card, indent=1) + "\n")
 
 

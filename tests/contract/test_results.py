@@ -107,6 +107,14 @@ def test_cards_keep_what_other_lists_scored(results, run, tmp_path, monkeypatch)
     assert 0 <= scores["a"]["fp32"]["best_f1_2px"] <= 1
 
 
+def test_the_card_of_a_net_that_has_just_been_shipped_gets_its_first_scores(results, run, tmp_path, monkeypatch):
+    card = tmp_path / "card.json"
+    card.write_text("{}")
+    monkeypatch.setattr(results, "card_path", lambda name: card)
+    run("--sets", "a", "--cards", "--flavours", "fp32")
+    assert list(json.loads(card.read_text())["scores"]) == ["a"]
+
+
 def test_without_data_it_says_where_they_are_sought(results, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGECRACK_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(SystemExit, match=r"no labelled data in .*nowhere; set EDGECRACK_DATA"):
