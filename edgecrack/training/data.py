@@ -1,4 +1,4 @@
-"""What a net is trained on: labelled sets and rendered roads, sampled evenly, a slice of each held back."""
+"""What a net is trained on: labelled sets and rendered roads, a slice of each held back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgecrack.dataset import LabelledFrame, open_dataset
 from edgecrack.errors import FrameError, SourceError
 from edgecrack.layouts import find_pairs
 from edgecrack.memory import available_memory
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
-from edgecrack.training.augment import augment, random_crop
 
 _NAMED = 20  # bad frames are named one by one, the others counted
 
@@ -215,24 +213,3 @@ def _look_at(frames: Frames, labelled: bool, index: int) -> tuple[str, bool]:
     if labelled and frame.mask is None:
         return f"{frame.name} has no mask", False
     return "", frame.mask is not None and bool(frame.mask.any())
-
-
-def batch(
-    sets: Sequence[Frames], count: int, size: int, seed: int, step: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The crops of one training step: uint8 (count, size, size, 3) BGR and bool (count, size, size).
-
-    They depend on `seed` and `step` alone, so that a resumed run sees what an undisturbed one would. Each crop draws its
-    set first: a small set counts as much as a large one.
-    """
-    rng = np.random.default_rng((seed, step))
-    images, masks = [], []
-    for _ in range(count):
-        frames = sets[int(rng.integers(len(sets)))]
-        frame = frames[int(rng.integers(len(frames)))]
-        if frame.mask is None:
-            raise SourceError(f"{frames.name} has no mask for {frame.name}")
-        image, mask = augment(*random_crop(frame.image, frame.mask, size, rng), rng)
-        images.append(image)
-        masks.append(mask)
-    return np.stack(images), np.stack(masks)

@@ -1,8 +1,7 @@
-"""What training draws: crops that depend on seed and step alone, masks that stay on their cracks, sets held apart."""
+"""What training draws: masks that stay on their cracks, sets held apart."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from edgecrack.training.data import (
     Kept,
     RenderedFrames,
     Selected,
-    batch,
     hold_back,
     kept_bytes,
     open_training_sets,
@@ -35,16 +33,15 @@ Mask = NDArray[np.bool_]
 
 
 class Listed:
-    """A set that lies in memory and counts what is drawn from it."""
+    """A set that lies in memory."""
 
     def __init__(self, name: str, frames: Sequence[tuple[Image, Mask | None]]) -> None:
-        self.name, self.frames, self.drawn = name, frames, Counter[int]()
+        self.name, self.frames = name, frames
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> LabelledFrame:
-        self.drawn[index] += 1
         return LabelledFrame(f"{self.name}-{index}", *self.frames[index])
 
 
@@ -60,27 +57,6 @@ def blobs(seed: int, height: int = 200, width: int = 260) -> tuple[Image, Mask]:
 
 def blank(height: int = 40, width: int = 40) -> tuple[Image, Mask]:
     return np.full((height, width, 3), 99, np.uint8), np.zeros((height, width), np.bool_)
-
-
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    sets = [Listed("a", [blobs(0), blobs(1)]), Listed("b", [blobs(2)])]
-    first = batch(sets, 4, 64, seed=5, step=9)
-    batch(sets, 2, 32, seed=5, step=3)
-    np.random.seed(1)  # the global state must not matter
-    again = batch(sets, 4, 64, seed=5, step=9)
-    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
-    for other in (batch(sets, 4, 64, seed=6, step=9), batch(sets, 4, 64, seed=5, step=10)):
-        assert not np.array_equal(first[0], other[0])
-
-
-def test_a_batch_is_frames_and_masks_of_the_size_asked_for() -> None:
-    frames, masks = batch([Listed("a", [blobs(0)])], 3, 48, seed=0, step=0)
-    assert frames.shape == (3, 48, 48, 3)
-    assert masks.shape == (3, 48, 48)
-    assert frames.dtype == np.uint8
-    assert masks.dtype == np.bool_
-    assert frames.flags.c_contiguous
-    assert masks.flags.c_contiguous
 
 
 def test_the_pixels_of_a_crop_are_those_of_the_window_of_its_mask() -> None:
@@ -267,21 +243,6 @@ def test_a_turned_mask_lies_on_its_crack_to_a_pixel() -> None:
         assert not (drawn & ~near).any()
         near = cv2.dilate(drawn.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         assert (found & ~near).mean() < 0.002
-
-
-def test_sets_are_sampled_evenly_whatever_their_size() -> None:
-    sets = [Listed("one", [blank()]), Listed("some", [blank()] * 20), Listed("many", [blank()] * 400)]
-    for step in range(10):
-        batch(sets, 60, 32, seed=0, step=step)
-    counts = [frames.drawn.total() for frames in sets]
-    assert sum(counts) == 600
-    assert min(counts) > 160
-    assert len(sets[1].drawn) == 20  # and every frame of a set has its turn
-
-
-def test_a_frame_without_a_mask_is_named() -> None:
-    with pytest.raises(SourceError, match="walls has no mask for walls-0"):
-        batch([Listed("walls", [(blank()[0], None)])], 1, 32, seed=0, step=0)
 
 
 def indices(part: Selected) -> list[int]:
