@@ -36,7 +36,10 @@ def read_onnx(path: str | os.PathLike[str]) -> tuple[ModelProto, ModelSpec]:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
         raise SpecError(f"{path} has no edgecrack spec inside; wanted an ONNX file written by `edgecrack export`")
-    return model, ModelSpec.from_json(metadata[METADATA_KEY])
+    try:
+        return model, ModelSpec.from_json(metadata[METADATA_KEY])
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
 
 
 def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:

@@ -24,7 +24,7 @@ from edgecrack.models import MODELS, build_model
 from edgecrack.models.blocks import fused, upsample
 from edgecrack.onnx_graph import NET, read_onnx, write_onnx
 from edgecrack.rendering import rendered_frame
-from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.spec import METADATA_KEY, FrameSpec, ModelSpec
 
 FRAME = FrameSpec(64, 96)
 ROOMY = FrameSpec(128, 160)  # instance norms of a fresh net over a handful of pixels blow rounding up
@@ -314,3 +314,11 @@ def test_files_that_are_not_ours_are_refused(damage, words, files, tmp_path):
         read_onnx(path)
     with pytest.raises(SpecError, match="no ONNX file"):
         read_onnx(tmp_path / "none.onnx")
+
+
+def test_a_graph_whose_spec_cannot_be_read_is_named(tmp_path):
+    model = onnx.ModelProto()
+    onnx.helper.set_model_props(model, {METADATA_KEY: "{}"})
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(SpecError, match=r"net\.onnx: not a model spec"):
+        read_onnx(tmp_path / "net.onnx")
