@@ -128,7 +128,7 @@ class Camera:
         self.what = f"pattern {given.size}, {given.rate} a second"
         self._options = ["--size", given.size, "--rate", str(given.rate)]
         if given.drive:
-            clip, frames, size = given.out / "drive.mp4", 0, ""
+            clip = given.out / "drive.mp4"
             seconds = 15 + (given.kill_every or 60 * given.minutes)
             frames, size = write_loop(clip, given.drive, given.rate, seconds)
             self.what = f"{given.drive}: {frames} frames of {size} in a loop, {given.rate} a second"

@@ -45,7 +45,7 @@ _NOTES = {
 def report_html(seen: Sequence[Seen]) -> str:
     """The report of evaluations and their galleries, data set by data set, models side by side.
 
-    Raises MissingDependency without matplotlib where there are masks, and so curves.
+    Raises MissingDependency without matplotlib where there is a curve or a map of false alarms to draw.
     """
     sets: dict[str, list[Seen]] = {}
     for one in seen:
