@@ -10,9 +10,8 @@ from pathlib import Path
 
 from edgecrack.errors import EdgecrackError, SourceError
 
-TEMPORARY = (
-    ".edgecrack-"  # what the names of temporary files begin with, so that what a kill left can be told from others'
-)
+# What the names of temporary files begin with, so that what a kill left can be told from others' files.
+TEMPORARY = ".edgecrack-"
 
 
 @contextmanager
