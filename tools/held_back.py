@@ -1,0 +1,60 @@
+"""Whether a further leg of training is kept: `python tools/held_back.py OLD.safetensors NEW.safetensors --data DIR,DIR`.
+
+Prints for each checkpoint the best 2-pixel F1 of each set on crops of the held-back training frames, at other scales and in
+other light, as training draws them: a few frames as they are say too little of other cameras, and the test lists choose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgecrack.dataset import LabelledFrame
+from edgecrack.metrics import f_score
+from edgecrack.models.checkpoint import load_checkpoint
+from edgecrack.training.augment import augment, random_crop
+from edgecrack.training.data import Frames, open_training_sets
+from edgecrack.training.validation import score
+
+CROPS, SIDE, SEED = 150, 320, 123  # of each set
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views of the frames of a set, the same whenever they are asked for."""
+
+    frames: Frames
+
+    @property
+    def name(self) -> str:
+        return self.frames.name
+
+    def __len__(self) -> int:
+        return CROPS
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        frame = self.frames[index % len(self.frames)]
+        assert frame.mask is not None  # noqa: S101 (for the type checker)
+        rng = np.random.default_rng((SEED, index))
+        return LabelledFrame(frame.name, *augment(*random_crop(frame.image, frame.mask, SIDE, rng), rng))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--data", required=True, help="the labelled sets that all of them were trained on")
+    options = parser.parse_args()
+    _, held_back = open_training_sets(filter(None, options.data.split(",")), rendered=0)
+    for path in options.checkpoints:
+        net, _ = load_checkpoint(path)
+        best = {name: float(np.max(f_score(pooled))) for name, pooled in score(net, [*map(Crops, held_back)]).items()}
+        told = ", ".join(f"{name} {value:.3f}" for name, value in best.items())
+        print(f"{path}: {told}, mean {statistics.mean(best.values()):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
