@@ -1,92 +1,18 @@
-"""The accounting of a live source, with cameras whose every frame, stall and failure the test decides."""
+"""The accounting of a live source."""
 
 import gc
 import logging
-import queue
 import threading
 import time
 
 import numpy as np
 import pytest
+from scripted import END, LOST, QUICK, Scripted, dropped, live, picture, send, told
 from waiting import wait_until
 
 from edgecrack.errors import SourceError, SourceLost, SpecError
 from edgecrack.runtime import Account, Camera, LiveSource, SourceOptions
-from edgecrack.runtime.address import check_url, redacted, scheme_of
 from edgecrack.runtime.camera import Refused
-
-LOST = SourceError("the cable is out")
-END = EOFError()
-QUICK = {
-    "backoff": (0.01, 0.04),
-    "timeout": 1.0,
-    "staleness": 60.0,
-}  # on a slow machine no frame is to be dropped for it
-
-
-def picture(value=0, height=6, width=8):
-    return np.full((height, width, 3), value, np.uint8)
-
-
-class Scripted:
-    """A connection that gives what is put into `script`: pictures, None, or errors; None of them yet is a wait."""
-
-    def __init__(self, *script):
-        self.script = queue.Queue()
-        for step in script:
-            self.script.put(step)
-        self.connects = 0
-        self.open = 0
-        self.refuse = 0
-
-    def connect(self):
-        self.connects += 1
-        if self.refuse:
-            self.refuse -= 1
-            raise SourceError("connection refused")
-        self.open += 1
-        return self
-
-    def read(self):
-        try:
-            step = self.script.get(timeout=0.01)
-        except queue.Empty:
-            raise TimeoutError from None
-        if isinstance(step, Exception):
-            raise step
-        return step
-
-    def close(self):
-        self.open -= 1
-
-
-def live(camera, **options):
-    source = LiveSource(Camera("camera", camera.connect, SourceOptions(**{**QUICK, **options})))
-    source.events = []
-    source.on_event = source.events.append
-    return source
-
-
-def send(camera, source, *pictures):
-    """Put pictures into the camera's script and wait until they came."""
-    expected = source.read + len(pictures)
-    for image in pictures:
-        camera.script.put(image)
-    wait_until(lambda: source.read == expected)
-
-
-def told(source):
-    return [event.name for event in source.events if event.name != "dropped"]
-
-
-def dropped(source):
-    """The numbers of the dropped frames by cause, as the events name them."""
-    numbers = {}
-    for event in source.events:
-        if event.name == "dropped":
-            first, last = event.details["first"], event.details["last"]
-            numbers.setdefault(event.details["cause"], []).extend(range(first, last + 1))
-    return numbers
 
 
 def test_every_frame_has_its_number_and_its_time():
@@ -369,45 +295,6 @@ def test_frames_are_flipped_as_asked(flip, corner):
 
 
 @pytest.mark.parametrize(
-    ("source", "shown"),
-    [
-        ("rtsp://camera/1", "rtsp://camera/1"),
-        ("rtsp://user:secret@camera:554/1?x=2", "rtsp://***@camera:554/1?x=2"),
-        ("rtsp://user:se@cr/et@camera/1", "rtsp://***@camera/1"),
-        ("http://camera/video?user=admin&pwd=secret&fps=5", "http://camera/video?user=***&pwd=***&fps=5"),
-        ("rtsp://camera/user=admin_password=secret_channel=1.sdp", "rtsp://camera/user=***"),
-        ("srt://camera:9?passphrase=secret&latency=20", "srt://camera:9?passphrase=***&latency=20"),
-        (
-            'gst:rtspsrc location=rtsp://u:secret@h/1 user-id=admin user-pw="my secret" latency=0 ! decodebin',
-            "gst:rtspsrc location=rtsp://***@h/1 user-id=*** user-pw=*** latency=0 ! decodebin",
-        ),
-        ("gst:x264enc key-int-max=30 ! fakesink", "gst:x264enc key-int-max=30 ! fakesink"),
-    ],
-)
-def test_passwords_are_not_shown(source, shown):
-    assert redacted(source) == shown
-
-
-@pytest.mark.parametrize(
-    ("source", "scheme"),
-    [
-        ("0", "v4l2"),
-        ("/dev/video12", "v4l2"),
-        ("RTSP://camera", "rtsp"),
-        ("csi://0", "csi"),
-        ("gst:videotestsrc", "gst"),
-        ("raw:1x1@1", "raw"),
-        ("road.mp4", ""),
-        ("photos/*.jpg", ""),
-        ("C:/road.mp4", ""),
-        ("2024", ""),
-    ],
-)
-def test_the_kind_of_source_is_seen_from_its_string(source, scheme):
-    assert scheme_of(source) == scheme
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         {"flip": "90"},
@@ -425,43 +312,6 @@ def test_an_option_that_cannot_be_is_refused(wrong):
         SourceOptions(**wrong)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "rtsp://camera/1",
-        "rtsp://user:secret@camera:554/1?x=a@b",
-        "rtsp://user:se@cret@10.0.0.1:8554",
-        "http://[fe80::1]:8080/video",
-        "udp://:5000",
-        "udp://@239.0.0.1:1234?pkt_size=1316",
-        "srt://:9000?mode=listener",
-        "rtmp://a/b/c",
-    ],
-)
-def test_an_address_that_may_be_is_taken(url):
-    check_url(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("rtsp://", "got no host"),
-        ("rtsp:///live", "got no host"),
-        ("rtsp://user:secret@/live", "got no host"),
-        ("rtsp://camera:99999/1", "host or port"),
-        ("rtsp://camera:0/1", "host or port"),
-        ("rtsp://admin:secret", "host or port"),
-        ("rtsp://two words/1", "host or port"),
-        ("udp://239.0.0.1", "got no port"),
-        ("srt://camera/x", "got no port"),
-    ],
-)
-def test_an_address_that_never_comes_right_is_refused_without_being_shown(url, message):
-    with pytest.raises(SpecError, match=message) as caught:
-        check_url(url)
-    assert "secret" not in str(caught.value)
-
-
 def test_a_camera_that_was_there_is_not_given_up_for_refusing():
     """It may be setting itself up again."""
     camera = Scripted(picture(1), LOST, picture(2), END)
@@ -475,173 +325,3 @@ def test_a_camera_that_was_there_is_not_given_up_for_refusing():
     source = LiveSource(Camera("camera", refuse_once, SourceOptions(**QUICK, drop=False)))
     with source:
         assert [frame.index for frame in source] == [0, 1]
-
-
-# Several cameras as one source.
-
-
-def several(*cameras, **options):
-    options = SourceOptions(**{**QUICK, **options})
-    source = LiveSource(*(Camera(name, camera.connect, options) for name, camera in zip("abc", cameras, strict=False)))
-    source.events = []
-    source.on_event = source.events.append
-    return source
-
-
-def wait_for(source, *counts):
-    """Wait until so many frames came of each camera."""
-    wait_until(lambda: [camera.read for camera in source.parts] == list(counts))
-
-
-def test_cameras_take_turns_however_fast_each_is():
-    fast, slow = Scripted(), Scripted()
-    with several(fast, slow) as source:
-        frames = iter(source)
-        fast.script.put(picture(0))
-        assert next(frames).source == "a"
-        for index in range(1, 50):
-            fast.script.put(picture(index))
-        slow.script.put(picture(100))
-        wait_for(source, 50, 1)
-        assert [(frame.source, frame.index) for frame in (next(frames), next(frames))] == [("b", 0), ("a", 49)]
-        for _ in range(3):
-            fast.script.put(picture())
-            slow.script.put(picture())
-        wait_for(source, 53, 4)
-        assert [frame.source for frame in (next(frames), next(frames))] == ["b", "a"]
-        source.stop()
-        assert list(frames) == []
-    assert [camera.read for camera in source.parts] == [53, 4]
-    account = Account.of(source, {"a": 3, "b": 2})
-    assert (account.captured, account.processed, account.failed) == (57, 5, 0)
-    assert account.sources["a"] == Account(53, 3, {"newer": 50}, 0)
-    assert account.sources["b"] == Account(4, 2, {"newer": 2}, 0)
-    assert account.dropped == {"newer": 52}
-
-
-def test_an_account_of_several_adds_up_and_is_told_by_source():
-    first, second = Scripted(picture(), END), Scripted(None, END)
-    with several(first, second) as source:
-        assert len(list(source)) == 1
-    account = Account.of(source, {})  # it was handed out and did not come through
-    assert str(account).splitlines() == [
-        "2 frames came: 0 processed, 1 dropped (1 damaged), 1 failed",
-        "  a: 1 frames came: 0 processed, 0 dropped, 1 failed",
-        "  b: 1 frames came: 0 processed, 1 dropped (1 damaged), 0 failed",
-    ]
-    assert account.to_json() == {
-        "event": "summary",
-        "captured": 2,
-        "processed": 0,
-        "dropped": {"damaged": 1},
-        "failed": 1,
-        "sources": {
-            "a": {"captured": 1, "processed": 0, "dropped": {}, "failed": 1},
-            "b": {"captured": 1, "processed": 0, "dropped": {"damaged": 1}, "failed": 0},
-        },
-    }
-
-
-def test_a_camera_that_is_given_up_does_not_stop_the_others():
-    gone, there = Scripted(picture(), LOST), Scripted()
-    with several(gone, there, max_reconnects=1) as source:
-        frames = iter(source)
-        gone.refuse = 0
-        assert next(frames).source == "a"
-        gone.refuse = 99
-        for index in range(20):
-            there.script.put(picture())
-            assert (frame := next(frames)).source == "b"
-            assert frame.index == index
-        wait_until(lambda: source.parts[0].error)
-        assert not source.ready
-        there.script.put(picture())
-        there.script.put(END)
-        with pytest.raises(SourceLost, match=r"^a was tried 1 times and did not come back: "):
-            next(frames)
-            next(frames)
-    assert [event.source for event in source.events if event.name == "ended"] == ["a", "b"]
-
-
-def test_the_end_names_all_cameras_that_were_given_up():
-    first, second = Scripted(), Scripted()
-    first.refuse = second.refuse = 99
-    with several(first, second, max_reconnects=0) as source, pytest.raises(SourceLost) as lost:
-        list(source)
-    assert str(lost.value) == (
-        "a was tried 0 times and did not come back: connection refused; "
-        "b was tried 0 times and did not come back: connection refused"
-    )
-
-
-@pytest.mark.parametrize(("error", "message"), [(ZeroDivisionError("a bug"), "a bug"), (Refused("no"), "a: no")])
-def test_what_is_worse_than_a_loss_ends_all_at_once(error, message):
-    class Broken(Scripted):
-        def connect(self):
-            raise error
-
-    there = Scripted(*[picture()] * 5)
-    before = threading.active_count()
-    with several(Broken(), there) as source, pytest.raises(type(error), match=message):
-        for _ in source:
-            there.script.put(picture())  # it would go on for ever
-    assert threading.active_count() == before
-    assert there.open == 0
-
-
-def test_of_several_cameras_too_one_that_is_too_fast_to_keep_fails():
-    fast, slow = Scripted(*[picture()] * 40), Scripted(picture())
-    with several(fast, slow, drop=False) as source:
-        frames = iter(source)
-        seen = [next(frames)]
-        wait_until(lambda: source.parts[0].error)
-        with pytest.raises(SourceError, match=r"^a gives frames faster than they are processed"):
-            seen.extend(frames)
-        kept = [frame.index for frame in seen if frame.source == "a"]
-        assert kept == list(range(source.parts[0].read - 1))  # what it had
-        assert source.parts[1].read == 1
-    assert sum(source.dropped.values()) == 1
-
-
-def test_cameras_of_one_name_are_told_apart():
-    """Two channels of a recorder, whose addresses differ in what is not shown."""
-    cameras = [Camera("rtsp://recorder/user=***", Scripted().connect, SourceOptions()) for _ in range(3)]
-    source = LiveSource(*cameras)
-    assert [camera.name for camera in source.parts] == [
-        "rtsp://recorder/user=***",
-        "rtsp://recorder/user=*** (2)",
-        "rtsp://recorder/user=*** (3)",
-    ]
-    assert source.name == ", ".join(camera.name for camera in cameras)
-
-
-@pytest.mark.parametrize(("frames", "rooms"), [(1, [1, 1]), (2, [1, 1]), (3, [2, 2]), (8, [4, 4])])
-def test_cameras_share_the_room_of_a_batch(frames, rooms):
-    source = several(Scripted(), Scripted())
-    source.make_room(frames)
-    source.make_room(1)  # it does not shrink
-    assert [camera.room for camera in source.parts] == rooms
-
-
-def test_stop_ends_all_cameras_while_one_is_lost_and_one_silent():
-    lost, silent = Scripted(picture(), LOST), Scripted()
-    before = threading.active_count()
-    with several(lost, silent, backoff=(20.0, 20.0)) as source:
-        frames = iter(source)
-        next(frames)
-        threading.Timer(0.1, source.stop).start()
-        begun = time.monotonic()
-        assert list(frames) == []
-    assert time.monotonic() - begun < 2
-    assert threading.active_count() == before
-
-
-def test_what_is_dropped_at_the_end_is_told_once():
-    camera = Scripted(picture())
-    with live(camera) as source:
-        frames = iter(source)
-        next(frames)
-        send(camera, source, picture())
-        source.close()  # the consumer breaks off
-        source.close()
-    assert dropped(source) == {"stopped": [1]}

@@ -1,0 +1,82 @@
+"""What a source string says, and how it may be shown."""
+
+import pytest
+
+from edgecrack.errors import SpecError
+from edgecrack.runtime.address import check_url, redacted, scheme_of
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://camera/1", "rtsp://camera/1"),
+        ("rtsp://user:secret@camera:554/1?x=2", "rtsp://***@camera:554/1?x=2"),
+        ("rtsp://user:se@cr/et@camera/1", "rtsp://***@camera/1"),
+        ("http://camera/video?user=admin&pwd=secret&fps=5", "http://camera/video?user=***&pwd=***&fps=5"),
+        ("rtsp://camera/user=admin_password=secret_channel=1.sdp", "rtsp://camera/user=***"),
+        ("srt://camera:9?passphrase=secret&latency=20", "srt://camera:9?passphrase=***&latency=20"),
+        (
+            'gst:rtspsrc location=rtsp://u:secret@h/1 user-id=admin user-pw="my secret" latency=0 ! decodebin',
+            "gst:rtspsrc location=rtsp://***@h/1 user-id=*** user-pw=*** latency=0 ! decodebin",
+        ),
+        ("gst:x264enc key-int-max=30 ! fakesink", "gst:x264enc key-int-max=30 ! fakesink"),
+    ],
+)
+def test_passwords_are_not_shown(source, shown):
+    assert redacted(source) == shown
+
+
+@pytest.mark.parametrize(
+    ("source", "scheme"),
+    [
+        ("0", "v4l2"),
+        ("/dev/video12", "v4l2"),
+        ("RTSP://camera", "rtsp"),
+        ("csi://0", "csi"),
+        ("gst:videotestsrc", "gst"),
+        ("raw:1x1@1", "raw"),
+        ("road.mp4", ""),
+        ("photos/*.jpg", ""),
+        ("C:/road.mp4", ""),
+        ("2024", ""),
+    ],
+)
+def test_the_kind_of_source_is_seen_from_its_string(source, scheme):
+    assert scheme_of(source) == scheme
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://camera/1",
+        "rtsp://user:secret@camera:554/1?x=a@b",
+        "rtsp://user:se@cret@10.0.0.1:8554",
+        "http://[fe80::1]:8080/video",
+        "udp://:5000",
+        "udp://@239.0.0.1:1234?pkt_size=1316",
+        "srt://:9000?mode=listener",
+        "rtmp://a/b/c",
+    ],
+)
+def test_an_address_that_may_be_is_taken(url):
+    check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("rtsp://", "got no host"),
+        ("rtsp:///live", "got no host"),
+        ("rtsp://user:secret@/live", "got no host"),
+        ("rtsp://camera:99999/1", "host or port"),
+        ("rtsp://camera:0/1", "host or port"),
+        ("rtsp://admin:secret", "host or port"),
+        ("rtsp://two words/1", "host or port"),
+        ("udp://239.0.0.1", "got no port"),
+        ("srt://camera/x", "got no port"),
+    ],
+)
+def test_an_address_that_never_comes_right_is_refused_without_being_shown(url, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        check_url(url)
+    assert "secret" not in str(caught.value)
