@@ -137,6 +137,16 @@ def camera():
 
 
 @pytest.fixture
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while left := [t for t in set(threading.enumerate()) - before if t.name.startswith("edgecrack")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+@pytest.fixture
 def start_page(model, tmp_path):
     """Start `edgecrack run MODEL --out OUT --live 0 ...` as a process; the address of its page comes back too."""
     started = []

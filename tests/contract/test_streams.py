@@ -1,13 +1,8 @@
-"""Real streams on loopback: MJPEG over HTTP, MPEG-TS over UDP, RTSP, raw pictures in a pipe."""
+"""Real streams on loopback, MJPEG over HTTP and MPEG-TS over UDP, and what is told of others beforehand."""
 
-import code
 import http.server
 import logging
-import os
-import pty
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,26 +16,16 @@ import pytest
 from waiting import listened, states, take_until
 
 from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecError
-from edgecrack.runtime import CrackDetector, LiveSource, SourceOptions, open_source
+from edgecrack.runtime import LiveSource, SourceOptions, open_source
 from edgecrack.runtime import connections as connections_module
 from edgecrack.runtime.camera import Refused
-from edgecrack.runtime.connections import PipeConnection
 from edgecrack.runtime.gstreamer import pipeline_of
 from edgecrack.runtime.network import NetworkConnection
 from edgecrack.runtime.sources import described
-from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.spec import FrameSpec
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 QUICK = {"backoff": (0.05, 0.1), "timeout": 0.6}
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    before = set(threading.enumerate())
-    yield
-    deadline = time.monotonic() + 5
-    while left := [t for t in set(threading.enumerate()) - before if t.name.startswith("edgecrack")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
 
 
 def opened(source, **options):
@@ -257,92 +242,6 @@ def test_a_gstreamer_source_without_gstreamer_is_one_clear_line(source, monkeypa
     assert "\n" not in str(caught.value)
 
 
-# Raw pictures in a pipe.
-
-
-@pytest.mark.parametrize("wrong", ["raw:", "raw:64x48@", "raw:0x48@30", "raw:64x48@0", "raw:64*48@30", "raw:64x48@-1"])
-def test_a_raw_format_that_cannot_be_is_refused(wrong):
-    with pytest.raises(SpecError, match="WIDTHxHEIGHT@RATE"):
-        open_source(wrong)
-
-
-def test_raw_pictures_come_whole_however_they_are_cut():
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
-    data = pictures.tobytes() + b"part of a picture"
-    reading, writing = os.pipe()
-
-    def write():
-        for begin in range(0, len(data), 5000):
-            os.write(writing, data[begin : begin + 5000])
-        os.close(writing)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    pipe = PipeConnection(FrameSpec(48, 64), reading)
-    try:
-        np.testing.assert_array_equal([pipe.read() for _ in range(3)], pictures)
-        assert pipe.read() is None  # the part
-        with pytest.raises(EOFError):
-            pipe.read()
-    finally:
-        thread.join()
-        os.close(reading)
-
-
-def test_a_silent_pipe_may_be_asked_again():
-    reading, writing = os.pipe()
-    pipe = PipeConnection(FrameSpec(1, 1), reading)
-    with pytest.raises(TimeoutError):
-        pipe.read()
-    os.write(writing, b"\x01\x02")
-    with pytest.raises(TimeoutError):
-        pipe.read()
-    os.write(writing, b"\x03")
-    assert pipe.read().tolist() == [[[1, 2, 3]]]
-    os.close(reading)
-    os.close(writing)
-
-
-def test_a_terminal_is_no_pipe_however_often_it_is_tried():
-    terminal, other = pty.openpty()
-    try:
-        with pytest.raises(Refused, match="standard input is a terminal"):
-            PipeConnection(FrameSpec(1, 1), other)
-    finally:
-        os.close(terminal)
-        os.close(other)
-
-
-def test_a_folder_in_place_of_a_pipe_is_one_line(tmp_path):
-    folder = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(SourceError, match=r"^standard input cannot be read: Is a directory$"):
-        PipeConnection(FrameSpec(1, 1), folder).read()
-    os.close(folder)
-
-
-@pytest.mark.parametrize(("source", "count"), [("raw:64x48", 200), ("raw:64x48@30", None)])
-def test_standard_input_is_a_source(source, count):
-    code = """
-import sys, time
-from edgecrack.runtime import open_source
-with open_source(sys.argv[1]) as road:
-    frames = []
-    for frame in road:
-        frames.append((frame.index, int(frame.image[0, 0, 0])))
-        time.sleep(0.001)
-assert all(index % 256 == value for index, value in frames), frames
-print(len(frames), road.read, sum(road.dropped.values()), road.rate)
-"""
-    data = b"".join(bytes([index % 256]) * (48 * 64 * 3) for index in range(200))
-    done = subprocess.run([sys.executable, "-c", code, source], input=data, capture_output=True, check=True, timeout=20)
-    taken, read, dropped, rate = done.stdout.decode().split()
-    assert int(read) == int(taken) + int(dropped) == 200
-    if count:
-        assert (int(taken), rate) == (count, "None")  # the writer waits, so nothing has to be dropped
-    else:
-        assert rate == "30.0"
-
-
 # MPEG-TS over UDP.
 
 
@@ -429,107 +328,3 @@ def pictures_of(path):
         return pictures
     finally:
         connection.close()
-
-
-# The detector on a camera.
-
-
-def test_a_detector_streams_a_camera_and_leaves_no_thread_when_broken_off(camera, model):
-    before = threading.active_count()
-    with CrackDetector(model) as detector:
-        for frame, detection in detector.stream(camera.url):
-            assert detection.probability.shape == (48, 64)
-            assert abs(int(detection.probability[0, 0]) - 50) < 4
-            if frame.index > 5:
-                break
-        assert [t.name for t in threading.enumerate() if t.name.startswith("edgecrack")] == []
-        detector.run(np.zeros((48, 64, 3), np.uint8))  # it is free again
-    camera.kill()
-    assert threading.active_count() <= before
-
-
-CELLS = {
-    "broken off": "for frame, detection in detector.stream(url): break",
-    "an error in the cell": "for frame, detection in detector.stream(url): 1 / 0",
-    "an interrupted cell": "for frame, detection in detector.stream(url): raise KeyboardInterrupt",
-    "forgotten": "stream = detector.stream(url)\nnext(stream)\nstream = None",
-    "a closed stream": "stream = detector.stream(url)\nnext(stream)\nstream.close()",
-    "a closed detector": "stream = detector.stream(url)\nnext(stream)\ndetector.close()",
-    "a with block": "with detector:\n    stream = detector.stream(url)\n    next(stream)",
-    "two cameras": "for frame, detection in detector.stream([url, 'rtsp://127.0.0.1:9/a']): break",
-    "a callback": "detector.stream_to(url, lambda frame, detection: 1 / 0)",
-}
-
-
-@pytest.fixture
-def notebook():
-    """What runs cells as a notebook does: their names stay, and so does the last error with all that it holds."""
-    names = {}
-    interpreter = code.InteractiveInterpreter(names)
-    return names, lambda cell: interpreter.runcode(compile(cell, "cell", "exec"))
-
-
-def cameras_threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("edgecrack")]
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_cell_of_a_notebook_leaves_no_thread(camera, model, notebook, cell):
-    names, run = notebook
-    names.update(detector=CrackDetector(model), url=camera.url)
-    run(CELLS[cell])
-    assert cameras_threads() == []
-    if cell not in ("a closed detector", "a with block"):
-        run("detector.run(frame.image)" if "frame" in names else "next(detector.stream(url))")  # it is free again
-    assert "busy" not in str(getattr(sys, "last_value", ""))
-    names["detector"].close()
-
-
-def test_ctrl_c_ends_a_cell_that_waits_for_a_silent_camera(camera, model, notebook):
-    names, run = notebook
-    camera.silent = True
-    source = opened(camera.url)
-    names.update(detector=CrackDetector(model), source=source)
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
-    run("for frame, detection in detector.stream(source): pass")
-    assert sys.last_type is KeyboardInterrupt
-    assert cameras_threads() == []
-    names["detector"].close()
-
-
-def test_a_sink_that_raises_ends_the_stream_and_the_thread(camera, model):
-    def consume(detector):
-        for _, _ in detector.stream(camera.url):
-            raise SourceError("the disk is full")
-
-    with CrackDetector(model) as detector, pytest.raises(SourceError, match="the disk is full"):
-        consume(detector)
-
-
-def test_a_detection_is_given_out_before_the_camera_comes_back(camera, model):
-    """What is at the backend must not wait for a frame that may never come."""
-    camera.rate = 4
-    with CrackDetector(model, backend="onnxruntime") as detector, opened(camera.url, timeout=2.0) as source:
-        stream = detector.stream(source)
-        ages = []
-        for frame, _ in stream:
-            ages.append(time.monotonic() - frame.monotonic)
-            if len(ages) == 4:
-                break
-        stream.close()
-    assert max(ages) < 0.2  # less than the interval of the camera
-
-
-def test_a_model_of_batches_takes_what_is_there(camera, tmp_path, write_model):
-    path = write_model(tmp_path / "a.onnx", ModelSpec("scnet", frame=FrameSpec(48, 64), batch=3))
-    camera.rate = 5
-    with CrackDetector(path) as detector, opened(camera.url, timeout=2.0) as source:
-        ages = []
-        for frame, detection in detector.stream(source):
-            assert abs(int(detection.probability[0, 0]) - 50) < 4
-            ages.append(time.monotonic() - frame.monotonic)
-            if len(ages) == 4:
-                source.stop()
-    assert source.parts[0].room == 3
-    assert max(ages) < 0.2  # a batch that waited to be full would make them older
-    assert source.read == len(ages) + sum(source.dropped.values())

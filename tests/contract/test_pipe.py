@@ -1,0 +1,101 @@
+"""Raw pictures in a pipe."""
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from edgecrack.errors import SourceError, SpecError
+from edgecrack.runtime import open_source
+from edgecrack.runtime.camera import Refused
+from edgecrack.runtime.connections import PipeConnection
+from edgecrack.spec import FrameSpec
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
+
+@pytest.mark.parametrize("wrong", ["raw:", "raw:64x48@", "raw:0x48@30", "raw:64x48@0", "raw:64*48@30", "raw:64x48@-1"])
+def test_a_raw_format_that_cannot_be_is_refused(wrong):
+    with pytest.raises(SpecError, match="WIDTHxHEIGHT@RATE"):
+        open_source(wrong)
+
+
+def test_raw_pictures_come_whole_however_they_are_cut():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    data = pictures.tobytes() + b"part of a picture"
+    reading, writing = os.pipe()
+
+    def write():
+        for begin in range(0, len(data), 5000):
+            os.write(writing, data[begin : begin + 5000])
+        os.close(writing)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    pipe = PipeConnection(FrameSpec(48, 64), reading)
+    try:
+        np.testing.assert_array_equal([pipe.read() for _ in range(3)], pictures)
+        assert pipe.read() is None  # the part
+        with pytest.raises(EOFError):
+            pipe.read()
+    finally:
+        thread.join()
+        os.close(reading)
+
+
+def test_a_silent_pipe_may_be_asked_again():
+    reading, writing = os.pipe()
+    pipe = PipeConnection(FrameSpec(1, 1), reading)
+    with pytest.raises(TimeoutError):
+        pipe.read()
+    os.write(writing, b"\x01\x02")
+    with pytest.raises(TimeoutError):
+        pipe.read()
+    os.write(writing, b"\x03")
+    assert pipe.read().tolist() == [[[1, 2, 3]]]
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_terminal_is_no_pipe_however_often_it_is_tried():
+    terminal, other = pty.openpty()
+    try:
+        with pytest.raises(Refused, match="standard input is a terminal"):
+            PipeConnection(FrameSpec(1, 1), other)
+    finally:
+        os.close(terminal)
+        os.close(other)
+
+
+def test_a_folder_in_place_of_a_pipe_is_one_line(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(SourceError, match=r"^standard input cannot be read: Is a directory$"):
+        PipeConnection(FrameSpec(1, 1), folder).read()
+    os.close(folder)
+
+
+@pytest.mark.parametrize(("source", "count"), [("raw:64x48", 200), ("raw:64x48@30", None)])
+def test_standard_input_is_a_source(source, count):
+    code = """
+import sys, time
+from edgecrack.runtime import open_source
+with open_source(sys.argv[1]) as road:
+    frames = []
+    for frame in road:
+        frames.append((frame.index, int(frame.image[0, 0, 0])))
+        time.sleep(0.001)
+assert all(index % 256 == value for index, value in frames), frames
+print(len(frames), road.read, sum(road.dropped.values()), road.rate)
+"""
+    data = b"".join(bytes([index % 256]) * (48 * 64 * 3) for index in range(200))
+    done = subprocess.run([sys.executable, "-c", code, source], input=data, capture_output=True, check=True, timeout=20)
+    taken, read, dropped, rate = done.stdout.decode().split()
+    assert int(read) == int(taken) + int(dropped) == 200
+    if count:
+        assert (int(taken), rate) == (count, "None")  # the writer waits, so nothing has to be dropped
+    else:
+        assert rate == "30.0"
