@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -38,3 +39,13 @@ def test_a_soak_misses_a_number_that_has_no_end_or_two(
     assert "MISSED memory growth, MB: 26.5, wanted at most 20" in said
     assert "ok     thread growth" in said
     assert "ok     age, s: 0.4" in said
+
+
+def test_what_was_found_is_counted_by_bands_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    ceiling = importlib.import_module("ceiling")
+    mask, found = np.zeros((8, 20), np.bool_), np.zeros((8, 20), np.bool_)
+    mask[3, 2:8] = True  # in the second of four bands
+    found[4, 2:6] = True  # a row below, in the third
+    found[0, 15:18] = True  # far from any crack
+    assert ceiling.band_counts(found, mask).tolist() == [[3, 0, 0, 0], [0, 0, 6, 5], [4, 4, 0, 0], [0, 0, 0, 0]]
