@@ -135,7 +135,11 @@ class Attention(nn.Module):
         x = F.relu(self.norm(self.conv(x)))
         if self.softmax == "channel":
             last = torch.softmax(x.permute(0, 2, 3, 1), -1)  # channels last: what inference engines compute in anyway
-            return F.max_pool2d(last.permute(0, 3, 1, 2).contiguous(), 2)
+            trained_so = x.is_contiguous(memory_format=torch.channels_last)
+            layout = (
+                torch.channels_last if trained_so else torch.contiguous_format
+            )  # another would be copied back and forth
+            return F.max_pool2d(last.permute(0, 3, 1, 2).contiguous(memory_format=layout), 2)
         # maxpool(softmax(x)) = exp(maxpool(x) - logsumexp(x)): exact, and safe in half precision
         return torch.exp(F.max_pool2d(x, 2) - torch.logsumexp(x, (2, 3), keepdim=True))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
+import platform
 
 import torch
 from lightning_fabric.fabric import Fabric
@@ -34,6 +36,8 @@ def open_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1, precision
     if chosen == "cuda" and torch.cuda.device_count() < devices:
         raise SpecError(f"wanted {devices} CUDA devices, there are {torch.cuda.device_count()}; give --device cpu")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it does is ours to say
+    if chosen == "cpu":
+        keep_memory()
     several = devices * nodes > 1
     fabric = Fabric(
         accelerator=chosen,
@@ -47,6 +51,19 @@ def open_fabric(device: str = "cpu", devices: int = 1, nodes: int = 1, precision
         torch.backends.cudnn.benchmark = True
     fabric.launch()
     return fabric
+
+
+def keep_memory() -> None:
+    """Have the C library keep what tensors free, for the rest of the process; glibc only.
+
+    Each step asks anew for the same hundreds of megabytes, and without this the system clears every page of them again,
+    which is up to a third of a step.
+    """
+    trim_threshold, mmap_max = -1, -4  # mallopt's names for them, see its man page
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
 
 
 def lowered(device: str, precision: str) -> torch.autocast:

@@ -6,6 +6,9 @@ import csv
 import dataclasses
 import json
 import math
+import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -444,3 +447,25 @@ def test_what_differs_from_the_run_is_named(tmp_path: Path) -> None:
         trainer(tmp_path, steps=5, learning_rate=0.1, resume=True)
     with pytest.raises(SpecError, match="its name is msfnet, wanted scnet"):
         trainer(tmp_path, "scnet", resume=True)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory as it likes")
+def test_a_run_on_a_cpu_keeps_the_memory_that_it_frees() -> None:
+    told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=300, check=True)
+    first, *_, last = map(int, told.stdout.split())
+    assert first > 10_000
+    assert last < 1_000  # of the 16,384 pages that a tensor of 64 MB has
+
+
+FAULTS = """
+import resource, torch
+from edgecrack.training.machine import open_fabric
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+open_fabric("cpu")
+print(*(faults() for _ in range(4)))
+"""
