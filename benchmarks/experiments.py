@@ -2,8 +2,10 @@
 
 Rows are run one at a time, the most important first, at the lowest priority. A run that ends early, by Ctrl-C, by a file `stop`
 in --out or by a kill, goes on where it was with the same command: training from its last checkpoint, and what has ended is
-kept. The labelled sets are sought in EDGECRACK_DATA, or ../shared/data. `--smoke` rehearses all of it in minutes: the first
-row of each net and study, in a few tiny steps on tiny rendered sets.
+kept. What came out of finished rows goes into docs/results.json too, so that the page can be written where the folders of other
+rows are not: several processes, on several machines, may each run rows into a folder of their own. The labelled sets are sought
+in EDGECRACK_DATA, or ../shared/data. `--smoke` rehearses all of it in minutes: the first row of each net and study, in a few
+tiny steps on tiny rendered sets.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.rows:
         run(wanted, options)
     if options.table:
-        write_page(options.docs, Found(rows, options.out))
+        kept = options.docs.with_suffix(".json")
+        found = Found.of(rows, options.out, kept)
+        found.keep(kept)
+        write_page(options.docs, found)
         print(options.docs)
 
 

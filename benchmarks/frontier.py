@@ -40,8 +40,8 @@ PANELS = {
 def main(arguments: list[str] | None = None) -> None:
     options = options_of(arguments)
     need_matplotlib()
-    found = Found(rehearsed(plan(), options.smoke) if options.smoke else plan(), options.out)
-    files = models(found)
+    found = Found.of(rehearsed(plan(), options.smoke) if options.smoke else plan(), options.out)
+    files = models(found, options.out)
     if not files:
         raise SystemExit(
             f"no row that left {LEFT_OUT} out is finished in {options.out}; run them with benchmarks/experiments.py"
@@ -58,10 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(options.picture)
 
 
-def models(found: Found) -> dict[str, Path]:
+def models(found: Found, out: Path) -> dict[str, Path]:
     """Row -> its INT8 file at the size of the left-out camera."""
     rows = {name: found.by_name[name] for name in width_names().values() if name in found.by_name}
-    paths = {name: found.out / row.key / LEFT_OUT / f"{row.net}.int8-cpu.onnx" for name, row in rows.items()}
+    paths = {name: out / row.key / LEFT_OUT / f"{row.net}.int8-cpu.onnx" for name, row in rows.items()}
     return {name: path for name, path in paths.items() if found.scores(name, LEFT_OUT, "int8")}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from studies.costs import training_hours
 from studies.found import NOT_RUN, Found, spread, table
 from studies.papers import CLAIMS, CROSS, PRINTED, Claim
 from studies.plan import COMPACT, NETS, SEEDS, SETS, SHARES, VARIANTS, WIDTHS, Row
-from studies.runs import finished
 
 HEAD = """# Results
 
@@ -204,10 +202,7 @@ def width_names() -> dict[tuple[str, float], str]:
 
 
 def _width(found: Found) -> str:
-    path = found.out / "frontier.json"
-    timed: dict[str, Any] = {"rows": {}, "machine": "", "roof": ""}
-    if path.is_file():
-        timed = json.loads(path.read_text())
+    timed = found.frontier or {"rows": {}, "machine": "", "roof": ""}
     lines = []
     for (net, width), name in width_names().items():
         speed = timed["rows"].get(found.by_name[name].key if name in found.by_name else "", {})
@@ -229,7 +224,7 @@ _SPEED = {"milliseconds": 1, "gmacs": 2, "roof_milliseconds": 2}
 
 def _runs(found: Found) -> str:
     hours = sum(map(training_hours, found.rows))
-    ended = sum(finished(found.out, row) for row in found.rows)
+    ended = sum(found.outcomes.get(row.key, {}).get("finished", False) for row in found.rows)
     told = (
         f"{ended} of {len(found.rows)} rows are finished; the plan estimates {hours:.1f} hours of one core for all. `python "
         "benchmarks/experiments.py --plan` prints it, `--rows 'left-out-*'` runs a part. Minutes are of training on a machine "
@@ -251,10 +246,11 @@ def _history(found: Found, row: Row) -> list[str]:
         data += f", {100 * row.labels:g} % of the labels"
     if row.name not in found.by_name:
         return [str(row.steps), data, NOT_RUN, "", ""]
-    runs = found.about(row)["runs"]
+    told = found.outcomes[row.key]
+    runs = told["runs"]
     machines = dict.fromkeys(_machine(run) for run in runs)
     code = dict.fromkeys(run["revision"] or run["versions"]["edgecrack"] for run in runs)
-    return [str(row.steps), data, f"{found.minutes(row):.0f}", "; ".join(machines), ", ".join(code)]
+    return [str(row.steps), data, f"{told['minutes']:.0f}", "; ".join(machines), ", ".join(code)]
 
 
 def _machine(run: Mapping[str, Any]) -> str:

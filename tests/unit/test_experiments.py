@@ -55,7 +55,7 @@ def finish(tmp_path):
 
 
 def found(tmp_path):
-    return Found(plan(), tmp_path / "out")
+    return Found.of(plan(), tmp_path / "out")
 
 
 def by_name(name):
@@ -212,6 +212,27 @@ def test_few_labels_are_compared_seed_by_seed(finish, tmp_path):
     assert cells[1:] == ["0.515 ± 0.049", "0.550 ± 0.071", "+0.035 ± 0.021", "holds"]
 
 
+def test_what_came_out_is_kept_when_the_folders_are_gone(finish, tmp_path):
+    kept = tmp_path / "results.json"
+    finish(by_name("left-out-cfd-scnet"), 0.6)
+    (tmp_path / "out" / "frontier.json").write_text(json.dumps({"machine": "a CPU", "roof": "a roof", "rows": {}}))
+    first = Found.of(plan(), tmp_path / "out", kept)
+    first.keep(kept)
+    (tmp_path / "out").rename(tmp_path / "gone")
+    assert tables.written("", Found.of(plan(), tmp_path / "out", kept)) == tables.written("", first)
+    finish(by_name("papers-msfnet"), 0.9)
+    both = Found.of(plan(), tmp_path / "out", kept)
+    page = tables.written("", both)
+    assert line_of(page, "`scnet`", "cfd")[2] == "0.600 [0.50, 0.70]"
+    assert line_of(page, "`msfnet`", "0.900")
+    assert "measured on a CPU" in page
+    both.keep(kept)
+    assert list(json.loads(kept.read_text())["rows"]) == [
+        by_name("left-out-cfd-scnet").key,
+        by_name("papers-msfnet").key,
+    ]
+
+
 def test_what_stands_outside_the_markers_is_kept(finish, tmp_path):
     page = tmp_path / "results.md"
     tables.write_page(page, found(tmp_path))
@@ -279,7 +300,7 @@ def test_the_picture_and_its_table_have_what_was_measured(finish, tmp_path):
     finish(row, 0.6)
     model = tmp_path / "out" / row.key / "cfd" / "scnet.int8-cpu.onnx"
     convolutions(model)
-    assert frontier.models(found(tmp_path)) == {row.name: model}
+    assert frontier.models(found(tmp_path), tmp_path / "out") == {row.name: model}
     speed = {"milliseconds": 3.14, "gmacs": 0.5, "roof_milliseconds": 0.25}
     told = {"machine": "a CPU", "roof": "a roof", "rows": {row.key: speed}}
     (tmp_path / "out" / "frontier.json").write_text(json.dumps(told))
