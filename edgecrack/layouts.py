@@ -111,7 +111,7 @@ def _listed(
     if split not in lists:
         raise SourceError(f"{path} has no {split}.txt; its lists are {[f'{name}.txt' for name in lists]}")
     listing = path / f"{split}.txt"
-    stems = _text(listing).split()
+    stems = list(dict.fromkeys(_text(listing).split()))  # one that is listed twice could be trained on and held back
     if not stems:
         raise SourceError(f"{listing} lists no frame")
     missing = [(listing, f"lists {stem!r} and {path} has no such image") for stem in stems if stem not in by_stem]
@@ -197,7 +197,7 @@ def _inside(path: Path, name: str) -> Path:
 
 def _existing(layout: str, listing: Path, rows: list[tuple[Path, Path]]) -> Pairs:
     found, unpaired = [], []
-    for image, mask in rows:
+    for image, mask in dict.fromkeys(rows):
         if not image.is_file():
             unpaired.append((listing, f"lists {image} and there is no such image"))
         elif not mask.is_file():

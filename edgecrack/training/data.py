@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from edgecrack.dataset import LabelledFrame, open_dataset
+from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
 from edgecrack.errors import FrameError, SourceError
 from edgecrack.layouts import find_pairs
 from edgecrack.memory import available_memory
@@ -112,17 +112,38 @@ def hold_back(frames: Frames, share: float = 0.06, blocks: int = 3) -> tuple[Sel
     """The training part and the held-back part of a set.
 
     Whole blocks of neighbours are held back, since neighbouring frames of a drive show the same pavement; a small set
-    gives fewer blocks.
+    gives fewer blocks. They are moved on until there are cracks in both parts, as far as that can be: without cracks the
+    held-back one would choose the threshold that finds nothing.
     """
     count = len(frames)
     blocks = max(1, min(blocks, round(count * share)))
     size = max(1, round(count * share / blocks))
+    if blocks * size >= count:
+        raise SourceError(f"{frames.name} has {count} frames to train on; wanted at least {blocks * size + 1}")
     starts = [round((block + 0.5) * count / blocks) - size // 2 for block in range(blocks)]
-    held = {min(max(index, 0), count - 1) for start in starts for index in range(start, start + size)}
-    rest = tuple(index for index in range(count) if index not in held)
-    if not rest:
-        raise SourceError(f"{frames.name} has {count} frames to train on; wanted at least {len(held) + 1}")
-    return Selected(frames, rest), Selected(frames, tuple(sorted(held)))
+    everything = set(range(count))
+    held = {(start + index) % count for start in starts for index in range(size)}
+    if not (has_crack(_part(frames, held)) and has_crack(_part(frames, everything - held))):
+        cracked = {index for index in everything if has_crack(_part(frames, {index}))}
+        fair = (moved for moved in _moved(held, count) if cracked & moved and cracked - moved)
+        unseen = (moved for moved in _moved(held, count) if not cracked & moved)  # a single crack is trained on
+        held = next(fair, next(unseen, held))
+    return _part(frames, everything - held), _part(frames, held)
+
+
+def _moved(held: set[int], count: int) -> Iterator[set[int]]:
+    """The held-back frames, and those that many places on, around the end."""
+    return ({(index + shift) % count for index in held} for shift in range(count))
+
+
+def _part(frames: Frames, indices: set[int]) -> Selected:
+    return Selected(frames, tuple(sorted(indices)))
+
+
+def has_crack(frames: Frames) -> bool:
+    """Whether any of the frames shows a crack; they are read up to the first that does."""
+    masks = (frames[index].mask for index in range(len(frames)))
+    return any(mask is not None and bool(mask.any()) for mask in masks)
 
 
 def open_training_sets(
@@ -139,7 +160,7 @@ def open_training_sets(
     Raises SourceError when a data set has no masks, bad frames (unless `skip_bad`), or there is nothing at all.
     """
     folders = list(folders)
-    opened = [open_dataset(folder, "train", skip_unpaired=True) for folder in folders]
+    opened = _told_apart(folders, [open_dataset(folder, "train", skip_unpaired=True) for folder in folders])
     for dataset in opened:
         if not dataset.has_masks:
             raise SourceError(f"{dataset.name} has no masks/; training needs labelled frames")
@@ -158,7 +179,25 @@ def open_training_sets(
         pairs.append((everything, nothing) if pairs else hold_back(roads))
     if not pairs:
         raise SourceError("nothing to train on; give --data DIR, or --rendered N for rendered roads")
+    if not any(has_crack(held) for _, held in pairs):
+        raise SourceError(
+            f"{', '.join(held.name for _, held in pairs)}: no frame that was held back shows a crack; wanted two frames with "
+            "cracks at least, one to train on and one to choose the threshold by"
+        )
     return [train for train, _ in pairs], [held for _, held in pairs if len(held)]
+
+
+def _told_apart(folders: Sequence[str], opened: Sequence[Dataset]) -> list[Dataset]:
+    """The data sets, those of one name in different folders named by the folder above too: scores are kept by name."""
+    paths = [Path(folder).resolve() for folder in folders]
+    homes = {
+        dataset.name: {path for path, one in zip(paths, opened, strict=True) if one.name == dataset.name}
+        for dataset in opened
+    }
+    return [
+        replace(dataset, name=f"{path.parent.name}/{dataset.name}") if len(homes[dataset.name]) > 1 else dataset
+        for path, dataset in zip(paths, opened, strict=True)
+    ]
 
 
 def kept_bytes() -> int:

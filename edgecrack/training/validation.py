@@ -72,9 +72,12 @@ def best_level(scores: Mapping[str, Counts]) -> tuple[float, int]:
     """The best mean F1 over the sets at one threshold, and the level (threshold x 255) to ship.
 
     That is the highest one within 0.02 of the best: every labelled frame holds a crack, so that their F1 says too little of
-    what fires on the many frames of a drive that hold none.
+    what fires on the many frames of a drive that hold none. A set without a crack says nothing here.
     """
-    mean = np.mean([f_score(pooled) for pooled in scores.values()], axis=0)[1:]
+    cracked = [pooled for pooled in scores.values() if pooled.truth]
+    if not cracked:
+        return 0.0, LEVELS // 2
+    mean = np.mean([f_score(pooled) for pooled in cracked], axis=0)[1:]
     return float(mean.max()), 1 + int(np.flatnonzero(mean >= mean.max() - CAUTION)[-1])
 
 

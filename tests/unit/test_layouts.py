@@ -240,3 +240,14 @@ def test_every_nth_frame_keeps_the_layout(tmp_path: Path) -> None:
     cracktree(tmp_path)
     found: Dataset = open_dataset(tmp_path).every(2)
     assert (found.layout, len(found)) == ("CrackTree", 2)
+
+
+def test_a_frame_that_is_listed_twice_is_taken_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.png").touch()
+    (tmp_path / "train.txt").write_text("a\nb\na\n")
+    assert [path.stem for path in find_pairs(tmp_path, "train").images] == ["a", "b"]
+    (tmp_path / "pairs.csv").write_text("image,mask\nimages/b.png,masks/b.png\n" + "images/a.png,masks/a.png\n" * 2)
+    assert [path.stem for path in find_pairs(tmp_path).images] == ["b", "a"]

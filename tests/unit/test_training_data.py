@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -258,6 +259,33 @@ def test_what_is_held_back_is_never_trained_on_and_lies_in_blocks(count: int) ->
     blocks = 1 + sum(after - before > 1 for before, after in zip(indices(held)[:-1], indices(held)[1:], strict=True))
     assert blocks == (3 if count > 40 else 1)
     assert held[0].name == f"set-{indices(held)[0]}"
+
+
+@pytest.mark.parametrize("cracked", [{0, 49}, {10}, {48, 49}, {8, 9, 10, 25, 41}, set(range(50))])
+def test_both_parts_have_cracks_where_that_can_be(cracked: set[int]) -> None:
+    frames = [blobs(1, 40, 40) if index in cracked else blank() for index in range(50)]
+    rest, held = hold_back(Listed("set", frames))
+    assert sorted(indices(rest) + indices(held)) == list(range(50))
+    assert len(held) == 3
+    assert cracked & set(indices(rest))
+    assert bool(cracked & set(indices(held))) == (len(cracked) > 1)  # a single one is trained on
+
+
+def test_without_a_crack_to_choose_the_threshold_by_nothing_is_trained(walls: Path) -> None:
+    mask = blank(40, 50)[1]
+    for index in (1, 2):
+        write_image(walls / "masks" / f"{index}.png", mask.astype(np.uint8))
+    with pytest.raises(SourceError, match="walls: no frame that was held back shows a crack; wanted two frames with"):
+        open_training_sets([str(walls)], rendered=0)
+
+
+def test_sets_of_one_name_are_told_apart_and_the_same_one_twice_is_one(walls: Path) -> None:
+    shutil.copytree(walls, walls.parent / "north" / "walls")
+    train, held = open_training_sets([str(walls), str(walls.parent / "north" / "walls")], rendered=0)
+    assert [frames.name for frames in train] == [f"{walls.parent.name}/walls", "north/walls"]
+    assert [frames.name for frames in held] == [f"{walls.parent.name}/walls", "north/walls"]
+    train, _ = open_training_sets([str(walls), str(walls)], rendered=0)
+    assert [frames.name for frames in train] == ["walls", "walls"]
 
 
 def test_one_frame_cannot_be_trained_on_and_held_back() -> None:
