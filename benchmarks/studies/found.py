@@ -56,11 +56,13 @@ class Found:
 
     @classmethod
     def of(cls, rows: Sequence[Row], out: Path, kept: Path | None = None) -> Found:
-        """What is in the folder `out`, and in the file `kept` for rows that are not."""
+        """What is in the folder `out`, and in the file `kept` for rows that are not, or are not finished there."""
         before: dict[str, Any] = {"rows": {}, "frontier": {}}
         if kept and kept.is_file():
             before = json.loads(kept.read_text())
         here = {row.key: told for row in rows if (told := outcome(row, out))}
+        done = {key for key, told in before["rows"].items() if told.get("finished")}
+        here = {key: told for key, told in here.items() if told.get("finished") or key not in done}
         timed = out / "frontier.json"
         frontier = json.loads(timed.read_text()) if timed.is_file() else before["frontier"]
         return cls(rows, {**before["rows"], **here}, frontier)

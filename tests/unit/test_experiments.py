@@ -233,6 +233,17 @@ def test_what_came_out_is_kept_when_the_folders_are_gone(finish, tmp_path):
     ]
 
 
+def test_a_finished_row_is_not_replaced_by_one_that_has_not_ended_elsewhere(finish, tmp_path):
+    kept, row = tmp_path / "results.json", by_name("papers-msfnet")
+    finish(row, 0.9)
+    Found.of(plan(), tmp_path / "out", kept).keep(kept)
+    (tmp_path / "out").rename(tmp_path / "gone")
+    finish(row, 0.1, only="train")
+    assert Found.of(plan(), tmp_path / "out", kept).several([row.name], "cfd", "best_f1") == [0.9]
+    (tmp_path / "out" / row.key / "train.done").rename(tmp_path / "out" / row.key / "train.failed")
+    assert Found.of(plan(), tmp_path / "out", kept).several([row.name], "cfd", "best_f1") == [0.9]
+
+
 def test_what_stands_outside_the_markers_is_kept(finish, tmp_path):
     page = tmp_path / "results.md"
     tables.write_page(page, found(tmp_path))
