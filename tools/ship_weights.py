@@ -24,7 +24,9 @@ from edgecrack.calibration.ranges import measure_ranges
 from edgecrack.export.graph import onnx_from_model
 from edgecrack.files import write_atomic
 from edgecrack.metrics import f_score
+from edgecrack.models import CrackNet
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from edgecrack.spec import ModelSpec
 from edgecrack.training.data import Frames, open_training_sets
 from edgecrack.training.validation import best_level, score
 
@@ -44,9 +46,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(edgecrack.weights.__file__).parent)
     options = parser.parse_args()
     net, spec = load_checkpoint(options.run / "best.safetensors")
-    stored = options.folder / f"{spec.name}.safetensors"
     card_file = options.folder / f"{spec.name}.card.json"
     earlier = legs(json.loads(card_file.read_text())) if options.further else []
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix=".") as folder:
+        write(net, spec, options, earlier, Path(folder))
+        for path in sorted(Path(folder).iterdir()):  # weights without their ranges would be quantised with those before
+            path.replace(options.folder / path.name)
+            print(options.folder / path.name)
+
+
+def write(
+    net: CrackNet, spec: ModelSpec, options: argparse.Namespace, earlier: list[dict[str, Any]], folder: Path
+) -> None:
+    """Write weights, ranges and card into `folder`."""
+    stored = folder / f"{spec.name}.safetensors"
     save_checkpoint(stored, net, spec, torch.float16)
     net, spec = load_checkpoint(stored)
     sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
@@ -56,18 +69,17 @@ def main() -> None:
     spec = dataclasses.replace(spec, threshold=level / 255, trained_on=names)
     save_checkpoint(stored, net, spec, torch.float16)
     crops = calibration_crops(sets, spec.frame.height)
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = onnx_from_model(net, spec, Path(folder) / "fp32.onnx")
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx = onnx_from_model(net, spec, Path(scratch) / "fp32.onnx")
         ranges = measure_ranges(onnx, CalibrationFrames.from_images(crops, spec.frame))
-    ranges.save(options.folder / f"{spec.name}.ranges.json")
+    ranges.save(folder / f"{spec.name}.ranges.json")
     card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
     card |= {"trained_on": names, "data": [[frames.name, len(frames)] for frames in sets]}
     card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
     card["earlier_legs"] = earlier
     card["held_back_f1_2px"] = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in found.items()}
     card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
-    write_atomic(card_file, json.dumps(card, indent=1) + "\n")
-    print(stored, f"{stored.stat().st_size / 1e6:.2f} MB")
+    write_atomic(folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
 
 
 def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint8]]:
