@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import FrameError, MissingDependency, SourceError
-from edgecrack.images import list_images, read_image, read_mask
+from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image, read_mask
 from edgecrack.layouts import find_pairs
 
 
@@ -135,6 +135,18 @@ def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip
         more = f" (and {len(pairs.unpaired) - 1} more like it)" if len(pairs.unpaired) > 1 else ""
         raise SourceError(f"{first} {wrong}{more}")
     return Dataset(path.stem if path.is_file() else path.name, pairs.images, pairs.masks, pairs.layout)
+
+
+def open_images(path: str | os.PathLike[str], split: str | None = None, *, without: Collection[str] = ()) -> Dataset:
+    """The images of the data set at `path`, those without a mask too, and no masks; none whose stem is in `without`.
+
+    Raises SourceError as `open_dataset` does, but for masks that are not there.
+    """
+    path = Path(path).resolve()
+    pairs = find_pairs(path, split)
+    alone = [image for image, _ in pairs.unpaired if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()]
+    images = tuple(image for image in sorted({*pairs.images, *alone}) if image.stem not in without)
+    return Dataset(path.stem if path.is_file() else path.name, images, None, pairs.layout)
 
 
 def read_labels(path: Path) -> NDArray[np.bool_]:

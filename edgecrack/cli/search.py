@@ -32,7 +32,7 @@ def search(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a run.  [default: the recipe's]")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and of every crop.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
 ) -> None:
     """Train once for each point of a grid; print the best one, as --set takes it, and draw its heat map.
 
@@ -41,6 +41,7 @@ def search(
     import cv2
     import torch
 
+    from edgecrack.errors import TrainingError
     from edgecrack.training.fit import Trainer
     from edgecrack.training.machine import drawing_threads, open_fabric
     from edgecrack.training.search import AELF_GRID, Search, in_words
@@ -62,15 +63,19 @@ def search(
         chosen, changed = planned(
             model, recipe, [*told, *(f"{name}={value}" for name, value in point.items())], width, None, None
         )
-        torch.manual_seed(seed)
+        torch.manual_seed(changed.seed)
         net, chosen = starting_net(chosen, None, hed, None)
         drawing = drawing_threads(fabric.device.type, 1)
         resume = (run / LAST).exists()
         trainer = Trainer(
             chosen, changed, sets, held_back, run, start=net, resume=resume, fabric=fabric, workers=drawing
         )
-        trainer.run(report, tick=tick)
-        return trainer.made.best_score
+        try:
+            trainer.run(report, tick=tick)
+        except TrainingError as error:  # of this point; the others have still to be tried
+            report(f"{in_words(point)} counts as 0: {error}")
+            return 0.0
+        return trainer.kept_score
 
     with telling(True) as (report, tick):
         best, score = found.run(evaluate, report)
@@ -87,5 +92,6 @@ def _grid(model: str, told: list[str]) -> dict[str, list[Any]]:
         name, equals, values = text.partition("=")
         if not equals or not values:
             raise SpecError(f"--grid takes NAME=VALUE,VALUE; got {text!r}")
-        found[name] = [parsed(model, name, value)[1] for value in values.split(",")]
+        chosen = [(value, parsed(model, name, value)[1]) for value in values.split(",")]
+        found[name] = [value if isinstance(value, (bool, int, float)) else text for text, value in chosen]
     return found

@@ -64,14 +64,15 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, on a GPU each.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each running this under torchrun.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes all.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Have torch compile the net.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, with its recipe.")] = False,
 ) -> None:
     """Train a net on labelled frames; print the path of the best checkpoint.
 
-    What a run is made of is stored in its checkpoints: --resume needs the data and the folder only.
+    Net and recipe are stored in the checkpoints of a run. --resume needs its folder, and again what it learns from: --data
+    and, where they were given, --rendered, --labels, --unlabelled, --teacher and --hed.
     """
     import cv2
     import torch

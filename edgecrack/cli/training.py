@@ -66,7 +66,7 @@ def opened_data(
     recipe: Recipe, data: str, unlabelled: str, labels: float, rendered: int | None, skip_bad: bool
 ) -> tuple[list[Frames], list[Frames], list[Frames]]:
     """The labelled sets, what is held back of them, and the unlabelled sets. Every frame has been read once."""
-    from edgecrack.dataset import open_dataset
+    from edgecrack.dataset import open_images
     from edgecrack.training.data import Kept, kept_bytes, open_training_sets, without_bad
     from edgecrack.training.subsets import labelled_part
 
@@ -78,10 +78,13 @@ def opened_data(
     sets, held_back = open_training_sets(names(data), count, skip_bad=skip_bad, report=report)
     chosen = labelled_part(sets, labels, recipe.seed) if labels != 1 else sets
     budget = kept_bytes() // max(1, len(names(unlabelled)))
-    others = [
-        without_bad(Kept(open_dataset(folder, "train"), budget), skip_bad=skip_bad, labelled=False, report=report)
+    held = {frames[index].name for frames in held_back for index in range(len(frames))} if unlabelled else set()
+    labelled = {Path(folder).resolve() for folder in names(data)}
+    opened = [
+        open_images(folder, "train", without=held if Path(folder).resolve() in labelled else ())
         for folder in names(unlabelled)
     ]
+    others = [without_bad(Kept(images, budget), skip_bad=skip_bad, labelled=False, report=report) for images in opened]
     return list(chosen), list(held_back), others
 
 

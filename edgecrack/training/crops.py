@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import SourceError
+from edgecrack.training.augment import SCALES
 from edgecrack.training.data import Frames
 from edgecrack.training.recipes import Recipe
-from edgecrack.training.views import Image, Mask, two_views, view_for
+from edgecrack.training.views import AT_OWN_SCALE, Image, Mask, two_views, view_for
 
 Arrays = dict[str, NDArray[Any]]  # of one step: by name, the first axis being the crop
 
@@ -73,6 +74,20 @@ def place(sets: Sequence[Frames], recipe: Recipe, number: int, rng: np.random.Ge
     index = int(_shuffled(int(ends[-1]), recipe.seed, epoch)[position])
     chosen = int(np.searchsorted(ends, index, side="right"))
     return chosen, index - int(ends[chosen] - len(sets[chosen]))
+
+
+def scales_shown(recipe: Recipe, sets: Sequence[Frames]) -> tuple[float, float]:
+    """The least and the greatest scale at which a run shows frames, 1 being their own size.
+
+    Of views of whole frames each set's first one counts for all.
+    """
+    if recipe.augmentation == "fast":
+        return SCALES
+    if recipe.augmentation in AT_OWN_SCALE:
+        return 1.0, 1.0
+    shapes = [frames[0].image.shape for frames in sets if len(frames)]
+    found = [min(recipe.crop.height / shape[0], recipe.crop.width / shape[1]) for shape in shapes] or [1.0]
+    return min(found), max(found)
 
 
 @lru_cache(maxsize=4)

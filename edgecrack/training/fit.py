@@ -26,10 +26,9 @@ from edgecrack.metrics import Counts, f_score
 from edgecrack.models import CrackNet, build_model
 from edgecrack.models.checkpoint import save_checkpoint
 from edgecrack.spec import ModelSpec
-from edgecrack.training.augment import SCALES
 from edgecrack.training.averages import Average
 from edgecrack.training.contrast import Contrast
-from edgecrack.training.crops import Arrays, Crops, Views
+from edgecrack.training.crops import Arrays, Crops, Views, scales_shown
 from edgecrack.training.data import Frames
 from edgecrack.training.logs import Log
 from edgecrack.training.losses import LOSSES
@@ -39,7 +38,7 @@ from edgecrack.training.rates import Plateau, learning_rate, optimiser_for
 from edgecrack.training.recipes import Recipe
 from edgecrack.training.samples import save_samples
 from edgecrack.training.semi_supervised import FewLabels
-from edgecrack.training.states import LAST, identity, load_state, save_state
+from edgecrack.training.states import LAST, fingerprint, identity, load_state, save_state
 from edgecrack.training.validation import ailment, best_level, held_back_loss, pooled_over, score
 
 BEST = "best.safetensors"
@@ -56,6 +55,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    score: float = -1.0  # of the last validation
     best_score: float = -1.0
     worse: int = 0  # validations since the best
     validated: int = 0  # the step of the last validation
@@ -102,10 +102,12 @@ class Trainer:
         self.recipe = recipe.for_frames(self.frames)
         self.train_sets, self.unlabelled, self.held_back = train, unlabelled, held_back
         self.folder, self.workers = folder, workers
-        self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train), scales=SCALES)
+        self.spec = dataclasses.replace(spec, trained_on=tuple(frames.name for frames in train))
+        self.spec = dataclasses.replace(self.spec, scales=scales_shown(self.recipe, train))
         self.net = self._built(start, teacher)
         self.learner = Learner(self.net, Contrast(**recipe.contrast).embed_from if unlabelled else 0)
         self.objective = self._objective(teacher)
+        self.taught_by = fingerprint(teacher) if teacher else ""
         self.optimiser = optimiser_for(self.recipe, self.learner.parameters())
         self.stepper = Stepper(self.fabric, self.learner, self.optimiser, compiled)
         self.average = Average(self.net, self.recipe.ema)
@@ -166,6 +168,11 @@ class Trainer:
     def progress(self) -> float:
         """0 at the start, 1 at the end."""
         return max(self.made.step / self.recipe.steps, self.made.seconds / 60 / self.recipe.minutes)
+
+    @property
+    def kept_score(self) -> float:
+        """The 2-pixel F1 on the frames held back of the weights that are kept."""
+        return self.made.score if self.recipe.select == "last" else self.made.best_score
 
     @property
     def over(self) -> bool:
@@ -263,6 +270,7 @@ class Trainer:
                     self.folder / "samples" / f"{self.made.step:06}.jpg", self.net, self.held_back, level / 255
                 )
         with _interrupted_after():  # after saving: an interrupt between must not pass the best one over
+            self.made.score = found
             self.made.worse = 0 if found > self.made.best_score else self.made.worse + 1
             self.made.best_score = max(found, self.made.best_score)
             self.made.validated = self.made.step
@@ -323,7 +331,7 @@ class Trainer:
     def _identity(self) -> dict[str, str]:
         """What a run must have in common with one that it continues."""
         sets = [*self.train_sets, *self.unlabelled]
-        return identity(self.spec, self.recipe, [[frames.name, len(frames)] for frames in sets])
+        return identity(self.spec, self.recipe, [[frames.name, len(frames)] for frames in sets], self.taught_by)
 
     def _load(self) -> None:
         parts, made = load_state(self.folder / LAST, self._identity())

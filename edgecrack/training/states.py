@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 import edgecrack
 from edgecrack.errors import SpecError
@@ -22,9 +24,19 @@ FORMAT = "2"  # of last.safetensors: 1 had a fixed optimiser and schedule, and n
 Parts = Mapping[str, Mapping[str, Tensor]]  # "net", "optimiser", "average", "objective": their tensors by name
 
 
-def identity(spec: ModelSpec, recipe: Recipe, data: list[list[Any]]) -> dict[str, str]:
-    """What two runs have in common when one continues the other: the net, the recipe and the sets, [name, frames] each."""
-    return {METADATA_KEY: spec.to_json(), "recipe": recipe.to_json(), "data": json.dumps(data)}
+def identity(spec: ModelSpec, recipe: Recipe, data: list[list[Any]], teacher: str = "") -> dict[str, str]:
+    """What two runs have in common when one continues the other: the net, the recipe, the sets, [name, frames] each, and the
+    `fingerprint` of a teacher."""
+    return {METADATA_KEY: spec.to_json(), "recipe": recipe.to_json(), "data": json.dumps(data), "teacher": teacher}
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A hash of the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def save_state(path: Path, parts: Parts, progress: Mapping[str, Any], run: Mapping[str, str]) -> None:
@@ -71,6 +83,8 @@ def _difference(key: str, there: str, wanted: str) -> str:
     """What differs between two JSON texts of a run, in words; nothing if nothing does."""
     if there == wanted:
         return ""
+    if key == "teacher":
+        return f"its teacher is {there or 'none'}, wanted {wanted or 'none'}"
     try:
         old, new = json.loads(there), json.loads(wanted)
     except ValueError:

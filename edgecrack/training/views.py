@@ -17,6 +17,7 @@ Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
+AT_OWN_SCALE = ("scnet", "msfnet")  # augmentations that crop and do not scale
 View = Callable[[Image, Mask, FrameSpec, np.random.Generator], tuple[Image, Mask]]  # of a frame, at a size
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,6 +412,30 @@ def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: P
     assert "aelf-unet has no switch 'colour'" in wrong.stderr
 
 
+def test_a_point_that_diverges_ends_no_search_and_sizes_can_be_searched(tmp_path: Path, roads: Path) -> None:
+    told = [
+        "--data",
+        roads,
+        "--width",
+        "0.0625",
+        "--steps",
+        "2",
+        "--set",
+        "batch=1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    done = here("search", *told, "--grid", "learning_rate=1e30,1e-4", "--set", "crop=32", "-o", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate=1e+30 counts as 0: the " in done.stderr
+    assert "2/2  learning_rate=0.0001" in done.stderr
+    done = here("search", *told, "--grid", "crop=32,64x32", "-o", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "b").glob("crop=*")} == {"crop=32", "crop=64x32"}
+
+
 def test_few_labels_and_a_teacher_are_told_on_the_command_line(tmp_path: Path, roads: Path) -> None:
     few = ["--labels", "0.5", "--set", "unlabelled_batch=2", "--set", "bank_least=1", "--set", "contrast_start=0"]
     teacher = trained(
@@ -430,8 +455,18 @@ def test_few_labels_and_a_teacher_are_told_on_the_command_line(tmp_path: Path, r
     recipe = stored_recipe(teacher)
     assert recipe is not None
     assert recipe.contrast == {"unlabelled_batch": 2, "bank_least": 1, "contrast_start": 0.0}
-    assert json.loads(load_tensors(teacher)[1]["data"]) == [["roads", 4], ["roads", 8]]
+    assert json.loads(load_tensors(teacher)[1]["data"]) == [["roads", 4], ["roads", 7]]  # not the one held back
     student = trained(
         "--model", "aelf-unet", "--data", roads, "--teacher", teacher, *TINY, "--steps", "2", "-o", tmp_path / "b"
     )
     assert load_checkpoint(student)[1].name == "aelf-unet"
+
+
+def test_frames_are_learnt_from_without_masks_where_some_have_one(tmp_path: Path, roads: Path) -> None:
+    partly = tmp_path / "partly"
+    shutil.copytree(roads, partly)
+    for index in range(5):
+        (partly / "masks" / f"{index}.png").unlink()
+    few = ["--set", "unlabelled_batch=2", "--set", "bank_least=1", "--steps", "1"]
+    both = trained("--model", "msfnet", "--data", roads, "--unlabelled", partly, *few, *TINY, "-o", tmp_path / "run")
+    assert json.loads(load_tensors(both)[1]["data"]) == [["roads", 7], ["partly", 8]]

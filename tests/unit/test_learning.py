@@ -35,7 +35,7 @@ from edgecrack.training.objectives import Distilled, Learner, distillation
 from edgecrack.training.recipes import Recipe, recipe_for
 from edgecrack.training.semi_supervised import FewLabels
 from edgecrack.training.states import LAST, stored_recipe
-from edgecrack.training.validation import ailment, pooled_over, score
+from edgecrack.training.validation import ailment, best_level, pooled_over, score
 
 NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.0625, "scnet": 0.05}
 TINY: dict[str, Any] = {"steps": 4, "batch": 2, "crop": FrameSpec(32, 32), "warm_up": 0}
@@ -241,6 +241,19 @@ def test_a_student_comes_nearer_to_its_teacher_which_stays(tmp_path: Path, stude
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
+def test_a_run_is_resumed_with_its_teacher_only(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    teacher, other = (build_model(ModelSpec("msfnet", 0.0625)) for _ in range(2))
+    stopped(trainer(tmp_path, teacher=teacher), after=2)
+    for wrong in (None, other):
+        with pytest.raises(SpecError, match=r"its teacher is [0-9a-f]{16}, wanted (none|[0-9a-f]{16})\)"):
+            trainer(tmp_path, teacher=wrong, resume=True)
+    assert trainer(tmp_path, teacher=teacher, resume=True).made.step == 2
+    stopped(trainer(tmp_path / "alone"), after=2)
+    with pytest.raises(SpecError, match="its teacher is none, wanted"):
+        trainer(tmp_path / "alone", teacher=teacher, resume=True)
+
+
 # Averages
 
 
@@ -426,6 +439,38 @@ def test_the_counts_of_processes_add_up_to_those_of_one() -> None:
         assert np.array_equal(found[name].predicted_hit, one.predicted_hit)
         assert np.array_equal(found[name].truth_found, one.truth_found)
         assert (found[name].truth, found[name].pixels) == (one.truth, one.pixels)
+
+
+def test_a_set_without_cracks_has_no_say_in_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((40, 50), np.bool_)
+    mask[20:23] = True
+    answer = np.where(mask, 180, rng.integers(0, 60, mask.shape)).astype(np.uint8)
+    cracked = counts(answer, mask, 2.0)
+    empty = counts(rng.integers(0, 200, mask.shape).astype(np.uint8), np.zeros_like(mask), 2.0)
+    assert best_level({"road": cracked, "empty": empty}) == best_level({"road": cracked}) == (1.0, 180)
+    assert best_level({"empty": empty}) == (
+        0.0,
+        128,
+    )  # 1.0 at a threshold that nothing reaches would be the best for ever
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "scales"),
+    [("fast", (0.3, 3.0)), ("scnet", (1.0, 1.0)), ("msfnet", (1.0, 1.0)), ("cacpnet", (0.64, 0.64))],
+)
+def test_a_net_remembers_the_scales_that_it_was_shown(
+    tmp_path: Path, augmentation: str, scales: tuple[float, float]
+) -> None:
+    assert trainer(tmp_path, augmentation=augmentation).spec.scales == pytest.approx(scales)
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_score_of_a_run_is_that_of_the_weights_that_are_kept(tmp_path: Path, select: str) -> None:
+    training = trainer(tmp_path, select=select, validate_steps=1)
+    training.run(lambda _: None)
+    scores = [record["best_f1_2px"] for record in log(tmp_path)]
+    assert training.kept_score == (scores[-1] if select == "last" else max(scores))
 
 
 # What is refused
