@@ -67,8 +67,14 @@ class DurableFile(Closing):
         except OSError as error:
             raise unwritable(self.path, error) from error
         finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        try:
             with self._lock:
                 self._file.close()
+        except OSError as error:  # some file systems say at the end only that they took nothing
+            raise unwritable(self.path, error) from error
 
     def _add(self, data: bytes) -> None:
         rest = memoryview(data)

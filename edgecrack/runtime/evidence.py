@@ -65,6 +65,9 @@ class Evidence(Closing):
         """See one frame. Raises SourceError when what is to be kept cannot be written."""
         label = self._labels.of(frame)
         if label not in self._watches:
+            if frame.monotonic is None:  # files come in turn: those before are at their end
+                self.close()
+                self._watches.clear()
             make_folder(self.folder / label)
             self._watches[label] = _Watch(self.folder / label, self._rate, self._roll, self._longest, self._room)
         self._watches[label].write(frame, detection, is_find(detection, self._share))

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from edgecrack.runtime.live import Event
 from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken
+_RARELY = 20  # times as long as a look takes are there between two
 _RESERVE = 256e6  # bytes for the log, where the disk is large: about eight hours of it at 30 frames a second
 
 
@@ -84,13 +85,14 @@ class Room:
         self._most = most
         self._patterns = patterns
         self._tell = tell
-        self._looked = -_INTERVAL
+        self._due = 0.0  # when the next look is
         self._in_use: set[Path] = set()
+        self._ages: dict[Path, int] = {}  # the oldest first, as they came: a clock may be set back between two runs
 
     def take(self, path: Path) -> None:
         """Make room for `path`, which is written from now on until it is let go of. Raises what `keep` does."""
         self._in_use.add(path)
-        self._looked = -_INTERVAL
+        self._due = 0.0
         self.keep()
 
     def let_go(self, path: Path) -> None:
@@ -100,11 +102,19 @@ class Room:
     def keep(self) -> None:
         """Delete the oldest files until the rest fits; to be called with each frame, looks once a second.
 
-        Raises SourceError when there is no room, or a file cannot be deleted.
+        It looks less often where that takes long, as it does at thousands of files. Raises SourceError when there is no room,
+        or a file cannot be deleted.
         """
-        if time.monotonic() - self._looked < _INTERVAL:
+        begun = time.monotonic()
+        if begun < self._due:
             return
-        self._looked = time.monotonic()
+        try:
+            self._look()
+        finally:
+            now = time.monotonic()
+            self._due = now + max(_INTERVAL, _RARELY * (now - begun))
+
+    def _look(self) -> None:
         try:
             disk = shutil.disk_usage(self._folder)
             reserve, free = min(_RESERVE, disk.total / 10), float(disk.free)
@@ -118,17 +128,29 @@ class Room:
 
     def _delete(self, most: float, lacking: float) -> int:
         """Delete the oldest files until they take `most`, and `lacking` bytes are freed; how many were."""
-        found = {path: path.stat() for pattern in self._patterns for path in self._folder.glob(pattern)}
-        lacking = max(lacking, sum(stat.st_size for stat in found.values()) - most)
+        sizes = self._sizes()
+        lacking = max(lacking, sum(sizes.values()) - most)
         freed = 0
-        for path in sorted(found.keys() - self._in_use, key=lambda path: found[path].st_mtime_ns):
+        for path in sorted(sizes.keys() - self._in_use, key=self._ages.__getitem__):
             if freed >= lacking:
                 break
-            path.unlink()
-            freed += found[path].st_size
+            path.unlink(missing_ok=True)
+            freed += sizes[path]
             if self._tell:
                 self._tell(Event("deleted", str(path), time.time()))
         return freed
+
+    def _sizes(self) -> dict[Path, int]:
+        """The bytes of each file; those that are new to us get their place after the others."""
+        found: dict[Path, os.stat_result] = {}
+        for path in (path for pattern in self._patterns for path in self._folder.glob(pattern)):
+            with suppress(FileNotFoundError):  # taken away meanwhile, as by the crew
+                found[path] = path.stat()
+        age = max(self._ages.values(), default=0)
+        new = sorted(found.keys() - self._ages.keys(), key=lambda path: found[path].st_mtime_ns)
+        self._ages = {path: old for path, old in self._ages.items() if path in found}
+        self._ages |= {path: age + place for place, path in enumerate(new, 1)}
+        return {path: stat.st_size for path, stat in found.items()}
 
 
 class OverlayVideo(Closing):
@@ -165,6 +187,8 @@ class OverlayVideo(Closing):
         """Add one frame. Raises SourceError when it cannot be written."""
         label = self._labels.of(frame)
         if label not in self._series:
+            if frame.monotonic is None:  # files come in turn: those before are at their end
+                self.close()
             path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
             last = last_of(path) if self._resume else 0
             self._series[label] = _Series(path, self._rate, self._segment, self._room, last)

@@ -1,3 +1,9 @@
+import errno
+import io
+import math
+import os
+import shutil
+import time
 from pathlib import Path
 
 import av
@@ -6,6 +12,7 @@ import pytest
 
 from edgecrack.errors import SourceError
 from edgecrack.runtime import Detection, Frame, JsonLines, MaskImages, OverlayVideo, Sinks
+from edgecrack.runtime.disk import DurableFile
 from edgecrack.runtime.log import entries
 from edgecrack.runtime.recording import Labels, Room, last_of
 
@@ -132,6 +139,67 @@ def test_the_oldest_videos_are_deleted_to_keep_to_the_room_and_nothing_else(tmp_
     assert all(len(values(tmp_path / name)) == 10 for name in left)
 
 
+def test_what_this_run_wrote_is_newer_than_what_was_there_whatever_the_clock_says(tmp_path):
+    now = time.time()
+    for number, age in ((1, 50), (2, 40)):
+        path = tmp_path / f"overlay-{number}.mp4"
+        path.write_bytes(bytes(1000))
+        os.utime(path, (now - age, now - age))
+    told = []
+    room = Room(tmp_path, most=2500, patterns=["overlay*.mp4"], tell=told.append)
+    room.take(tmp_path / "overlay-3.mp4")
+    for number in (3, 4):  # with the clock a day behind
+        path = tmp_path / f"overlay-{number}.mp4"
+        path.write_bytes(bytes(1000))
+        os.utime(path, (now - 86400 - number, now - 86400 - number))
+        room.take(tmp_path / f"overlay-{number + 1}.mp4")
+        room.let_go(path)
+    assert [Path(event.source).name for event in told] == ["overlay-1.mp4", "overlay-2.mp4"]
+    assert names(tmp_path) == ["overlay-3.mp4", "overlay-4.mp4"]
+
+
+def test_a_file_that_is_taken_away_during_the_look_ends_no_recording(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / f"overlay-{number}.mp4").write_bytes(bytes(1000))
+    stat = Path.stat
+
+    def meanwhile(path, **options):
+        if path.name == "overlay-1.mp4":
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", meanwhile)
+    Room(tmp_path, most=1500, patterns=["overlay*.mp4"]).keep()
+    monkeypatch.undo()
+    assert len(names(tmp_path)) == 1
+
+
+def test_a_look_that_takes_long_is_taken_rarely(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecrack.runtime.recording._INTERVAL", 0.01)
+    looks = []
+
+    def slow(folder):
+        looks.append(time.monotonic())
+        time.sleep(0.05)
+        return shutil._ntuple_diskusage(10**12, 0, 10**12)
+
+    monkeypatch.setattr(shutil, "disk_usage", slow)
+    room, end = Room(tmp_path), time.monotonic() + 0.5
+    while time.monotonic() < end:
+        room.keep()
+    assert len(looks) == 1  # and the next after twenty times as long
+
+
+def test_a_video_is_finished_when_the_turn_of_the_next_file_comes(tmp_path):
+    sources = ["a.mp4", "b.mp4"]
+    with OverlayVideo(tmp_path / "overlay.mp4", 10, sources=sources) as video:
+        for source in sources:
+            for index in range(3):
+                frame, detection = seen(index)
+                video.write(Frame(frame.image, index, index / 10, source), detection)
+        assert len(values(tmp_path / "overlay-a.mp4")) == 3  # of the other the last frame is being encoded
+
+
 def test_without_room_to_keep_to_nothing_is_deleted(tmp_path):
     with OverlayVideo(tmp_path / "a.mp4", 10, segment=1) as video:
         for index in range(60):
@@ -155,6 +223,42 @@ class Sieve:
 
     def __exit__(self, *error):
         self.closed += 1
+
+
+@pytest.mark.parametrize("sink", ["masks", "video"])
+def test_a_disk_that_is_gone_ends_the_recording_only(tmp_path, monkeypatch, sink):
+    """As a card that was mounted anew for reading only, or a stick that was pulled: tidying up fails too."""
+    gone = OSError(errno.EIO, "Input/output error")
+    sinks, log = Sinks(), Sieve(None, at=math.inf)
+    sinks.add("out", MaskImages(tmp_path) if sink == "masks" else OverlayVideo(tmp_path / "a.mp4", 10))
+    sinks.add("log", log)
+    sinks.write(*seen(0))
+
+    def fail(*_, **__):
+        raise gone
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        broken.setattr(Path, "unlink", fail)
+        broken.setattr("edgecrack.runtime.disk.DurableFile._add", fail)
+        broken.setattr("edgecrack.runtime.disk._sync", fail)
+        sinks.write(*seen(1))
+    sinks.write(*seen(2))
+    assert log.frames == [0, 1, 2]
+    assert list(sinks.lost) == ["out"]
+
+
+def test_a_file_that_cannot_even_be_closed_is_said_in_one_line(tmp_path):
+    class Stuck(io.FileIO):
+        def close(self):
+            super().close()
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    file = DurableFile(tmp_path / "log.jsonl")
+    file._file.close()
+    file._file = Stuck(tmp_path / "log.jsonl", "ab")
+    with pytest.raises(SourceError, match=r"cannot write .*log\.jsonl: Transport endpoint is not connected"):
+        file.close()
 
 
 def test_a_sink_that_cannot_write_is_left_out_and_the_others_go_on(tmp_path, caplog):
