@@ -14,6 +14,7 @@ from edgecrack.runtime.camera import Refused
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
+    from av.video.stream import VideoStream
 
 SCHEMES = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 _SILENT = "nothing came within the time-out"
@@ -62,6 +63,8 @@ class NetworkConnection:
             reason = _SILENT  # FFmpeg hands out a remainder when its time is over: as old as the silence
         except StopIteration:
             reason = "the stream ended"
+        except SourceError:
+            raise
         except (av.error.FFmpegError, OSError) as error:
             reason = _reason(error)
         raise SourceError(reason)
@@ -86,7 +89,7 @@ class NetworkConnection:
         stream.thread_type = "SLICE"  # frame threads would hold frames back
         convert = VideoReformatter()  # kept: it is set up anew only when the size changes
         smears = _Smears()
-        for packet in _whole(self._file.demux(stream)):
+        for packet in _whole(self._of_picture(stream)):
             smeared = smears.has(packet)
             try:
                 frames = stream.codec_context.decode(packet)
@@ -95,6 +98,19 @@ class NetworkConnection:
                 continue
             for frame in frames:
                 yield None if smeared or frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+
+    def _of_picture(self, stream: VideoStream) -> Iterator[Packet[Any]]:
+        """The packets of `stream`. Raises SourceError when none came within the time-out, whatever else goes on coming.
+
+        A camera whose picture froze may still send sound, and PyAV, asked for the picture alone, would wait for ever.
+        """
+        came = time.monotonic()
+        for packet in self._file.demux():
+            if packet.stream_index == stream.index:
+                yield packet
+                came = time.monotonic()
+            elif time.monotonic() - came > self._timeout:
+                raise SourceError(_SILENT)
 
 
 class _Smears:

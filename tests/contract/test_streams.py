@@ -1,5 +1,6 @@
 """Real streams on loopback, MJPEG over HTTP and MPEG-TS over UDP, and what is told of others beforehand."""
 
+import contextlib
 import http.server
 import logging
 import socket
@@ -328,3 +329,60 @@ def pictures_of(path):
         return pictures
     finally:
         connection.close()
+
+
+def test_a_camera_whose_picture_froze_is_lost_though_its_sound_goes_on():
+    """Half a second of picture and sound, then sound alone, as fast as it lasts."""
+    packets = []
+    with av.open(Chunks(packets), "w", format="mpegts") as file:
+        video, audio = file.add_stream("mpeg2video", rate=25), file.add_stream("mp2", rate=48000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for number in range(150):
+            if number < 13:
+                picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * number, np.uint8), format="bgr24")
+                file.mux(video.encode(picture))
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.int16), format="s16", layout="mono")
+            sound.sample_rate, sound.pts = 48000, 1920 * number
+            file.mux(audio.encode(sound))
+            packets.append(None)  # a twenty-fifth of a second is over
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for data in packets:
+                    self.wfile.write(data) if data else time.sleep(0.04)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        connection = NetworkConnection(f"http://127.0.0.1:{server.server_port}/live.ts", 0.5)
+        begun, pictures = time.monotonic(), 0
+        with pytest.raises(SourceError, match="nothing came within the time-out"):
+            while True:
+                pictures += connection.read() is not None
+        assert pictures >= 8
+        assert time.monotonic() - begun < 4  # of the six seconds that the sound lasts
+        connection.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Chunks:
+    """A file that keeps each piece that is written to it in a list."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def write(self, data):
+        self.pieces.append(bytes(data))
+        return len(data)
