@@ -7,18 +7,36 @@ import re
 from edgecrack.errors import SpecError
 
 # Up to the last @, not the first: cameras are sold with passwords that hold @ and /, and people do not escape them.
-_USER = re.compile(r"(?<=://)\S*@")
+_USER = re.compile(r"(?<=://)[^\n]*@")
+_USER_IN_PIPELINE = re.compile(r"(?<=://)\S*@")
 _SECRET = re.compile(
-    r"(?i)((?:pass\w*|pwd?|user(?:-?id|-?name)?|token|secret|key|auth|sig(?:nature)?)\s*=\s*)(\"[^\"]*\"|[^\s&!;]+)"
+    r"(?i)((?:pas\w*|pwd?|user?(?:-?id|-?name)?|token|secret|key|auth|sig(?:nature)?)\s*=\s*)"
+    r"(\"[^\"]*\"|'[^']*'|[^\s&]+)"
 )
+# Fields come after a host; what looks like one before an @ may be part of a password.
+_HOST_FIRST = re.compile(r"\w+://(?:[^\s/?#]*@)?(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?[/?]")
 
 
 def redacted(source: str) -> str:
     """`source` without user names, passwords and tokens, fit for a log.
 
-    Hidden are what stands before an @ in a URL, and the values of fields such as `password=`, `token=` and `user-pw=`.
+    Hidden are what stands before an @ in a URL, and the values of fields such as `password=`, `token=` and `user-pw=`. Rather
+    too much is hidden than too little.
     """
-    return _SECRET.sub(r"\1***", _USER.sub("***@", source))
+    user, fields = _USER, 0
+    if scheme_of(source) == "gst":
+        user = _USER_IN_PIPELINE
+    elif host := _HOST_FIRST.match(source):
+        fields = host.end()
+    else:
+        fields = len(source)
+    source = source[:fields] + _SECRET.sub(r"\1***", source[fields:])  # first: their values may hold an @
+    return _SECRET.sub(r"\1***", user.sub("***@", source))
+
+
+def redacted_path(path: str) -> str:
+    """`path`, which may be an address that was mistyped, fit for a message: what stands before an @ after a : is hidden."""
+    return redacted(re.sub(r"(?s)^.*:.*@", "***@", path))
 
 
 def check_url(url: str) -> None:
@@ -42,7 +60,7 @@ def check_url(url: str) -> None:
 
 def scheme_of(source: str) -> str:
     """The kind of source that `source` names: "rtsp", "gst", "raw", "v4l2" ..., or "" for a path or pattern."""
-    if re.fullmatch(r"\d{1,2}|/dev/video\d+", source):
+    if re.fullmatch(r"\d{1,2}|/dev/(?:video\d+|v4l/\S+)", source):
         return "v4l2"
     match = re.match(r"([a-z0-9+.-]{2,})://", source, re.IGNORECASE) or re.match(r"(gst|raw):", source)
     return match[1].lower() if match else ""

@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 from edgecrack.errors import MissingDependency, SpecError
 from edgecrack.runtime.account import Account
-from edgecrack.runtime.address import redacted
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.evidence import check_share, is_find
@@ -55,8 +54,8 @@ class Broker:
         found = re.fullmatch(
             r"(?i)(mqtts?)://(?:(.*)@)?(\[[^\[\]]+\]|[^:/@\[\]]+)(?::(\d{1,5}))?(?:/(.*))?", url.strip()
         )
-        if not found or not 0 < int(found[4] or 1) < 65536:
-            raise SpecError(f"a broker is mqtt://USER:PASSWORD@HOST:PORT/TOPIC or mqtts://..., got {redacted(url)!r}")
+        if not found or not 0 < int(found[4] or 1) < 65536 or not _is_host(found[3]):
+            raise SpecError("a broker is mqtt://USER:PASSWORD@HOST:PORT/TOPIC or mqtts://..., got something else")
         secure = found[1].lower() == "mqtts"
         user, colon, password = (found[2] or "").partition(":")
         topic = (found[5] or "").strip("/") or "edgecrack"
@@ -68,6 +67,15 @@ class Broker:
 
     def __str__(self) -> str:
         return f"{'mqtts' if self.secure else 'mqtt'}://{self.host}:{self.port}/{self.topic}"
+
+
+def _is_host(name: str) -> bool:
+    """Whether a host can have this name; looking another up would raise what nobody expects."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 class MqttMessages(Closing):

@@ -308,6 +308,9 @@ def test_the_parts_of_an_address(url, expected):
         "mqtt://me:sesame@",
         "mqtt://me:sesame@host:0/t",
         "mqtt://host:70000",
+        "me:sesame@host:1883",
+        "mqtt://me:my sesame@host:99999",
+        "mqtt://broker..local",
     ],
 )
 def test_an_address_that_cannot_be(url):

@@ -3,7 +3,7 @@
 import pytest
 
 from edgecrack.errors import SpecError
-from edgecrack.runtime.address import check_url, redacted, scheme_of
+from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme_of
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,15 @@ from edgecrack.runtime.address import check_url, redacted, scheme_of
             'gst:rtspsrc location=rtsp://u:secret@h/1 user-id=admin user-pw="my secret" latency=0 ! decodebin',
             "gst:rtspsrc location=rtsp://***@h/1 user-id=*** user-pw=*** latency=0 ! decodebin",
         ),
+        ("rtsp://h:554/user=admin&password=P@ssw0rd&channel=1", "rtsp://h:554/user=***&password=***&channel=1"),
+        ("http://h/v?user=admin&pwd=abc!123;x", "http://h/v?user=***&pwd=***"),
+        ("http://h/v?loginuse=admin&loginpas=secret", "http://h/v?loginuse=***&loginpas=***"),
+        ("rtsp://admin:my secret@10.0.0.1/live", "rtsp://***@10.0.0.1/live"),
+        ("rtsp://u:secret@h/v?password=P@ss", "rtsp://***@h/v?password=***"),
+        ("rtsp://u:a&password=secret@h/v", "rtsp://***@h/v"),
+        ("rtsp://[::1]:554/v?token=se@cret", "rtsp://[::1]:554/v?token=***"),
+        ("gst:rtspsrc user-pw=pass!word ! fakesink", "gst:rtspsrc user-pw=*** ! fakesink"),
+        ("gst:rtspsrc user-pw='my secret' ! fakesink", "gst:rtspsrc user-pw=*** ! fakesink"),
         ("gst:x264enc key-int-max=30 ! fakesink", "gst:x264enc key-int-max=30 ! fakesink"),
     ],
 )
@@ -27,10 +36,25 @@ def test_passwords_are_not_shown(source, shown):
 
 
 @pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("road.mp4", "road.mp4"),
+        ("crew@north/road.mp4", "crew@north/road.mp4"),
+        ("rtsp:/admin:secret@10.0.0.5/live", "***@10.0.0.5/live"),
+        ("admin:se@cret@10.0.0.5/live", "***@10.0.0.5/live"),
+        ("admin:my secret@10.0.0.5/live?token=secret", "***@10.0.0.5/live?token=***"),
+    ],
+)
+def test_nor_are_those_of_an_address_that_was_mistyped(path, shown):
+    assert redacted_path(path) == shown
+
+
+@pytest.mark.parametrize(
     ("source", "scheme"),
     [
         ("0", "v4l2"),
         ("/dev/video12", "v4l2"),
+        ("/dev/v4l/by-id/usb-Maker_Camera-video-index0", "v4l2"),
         ("RTSP://camera", "rtsp"),
         ("csi://0", "csi"),
         ("gst:videotestsrc", "gst"),
