@@ -44,10 +44,14 @@ class Beginning:
         Raises SpecError, with `resume`, for a log of another run, and without for one of cameras, as those frames cannot be
         had again; SourceError for a log that cannot be read.
         """
-        from edgecrack.errors import SpecError
+        from edgecrack.errors import SourceError, SpecError
 
         log = out / _LOG
-        if not log.is_file() or not log.stat().st_size:
+        try:
+            empty = not log.is_file() or not log.stat().st_size
+        except OSError as error:  # a folder of somebody else, a name that is too long
+            raise SourceError(f"cannot write into {out}: {error.strerror or error}") from error
+        if empty:
             return cls(out, record)
         before = _read(out / _RECORD)
         if not resume:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image
 from edgecrack.runtime.account import Counted
-from edgecrack.runtime.address import redacted, scheme_of
+from edgecrack.runtime.address import redacted, redacted_path, scheme_of
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.connections import SCHEMES, PipeConnection, camera_described, open_camera, raw_format
 from edgecrack.runtime.frame import Frame
@@ -123,16 +123,27 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
         return open_source(sources[0], options)
     if options.loop:
         raise SpecError("several sources are read once, not in a loop")
-    for source, count in Counter(str(source) for source in sources).items():
+    for source, count in Counter(map(_place, sources)).items():
         if count > 1:
             raise SpecError(f"wanted several sources, got one twice: {redacted(source)}")
     with ExitStack() as opened:
-        joined = together([opened.enter_context(open_source(source, options)) for source in sources])
+        parts = [opened.enter_context(open_source(source, options)) for source in sources]
+        for part in parts:
+            if isinstance(part, VideoSource):
+                part.rest()
+        joined = together(parts)
         opened.pop_all()
     return joined
 
 
+def _place(source: Named) -> str:
+    """What names a source, however its path was written."""
+    text = str(source)
+    return text if isinstance(source, CountedSource) or scheme_of(text) else str(Path(text).resolve())
+
+
 def _open_named(source: str, options: SourceOptions) -> CountedSource:
+    source = source.strip() if scheme_of(source.strip()) else source
     scheme = scheme_of(source)
     if not scheme:
         try:
@@ -140,7 +151,7 @@ def _open_named(source: str, options: SourceOptions) -> CountedSource:
         except SourceError:
             raise
         except OSError as error:  # a folder that may not be looked into, a name that is too long
-            raise SourceError(f"cannot read {source}: {error.strerror or error}") from error
+            raise SourceError(f"cannot read {redacted_path(source)}: {error.strerror or error}") from error
     if scheme not in SCHEMES:
         raise SourceError(
             f"cannot read {scheme}:// sources; wanted a file, folder or pattern, or one of {', '.join(sorted(SCHEMES))}"
@@ -173,11 +184,11 @@ def _open_files(text: str, options: SourceOptions) -> CountedSource:
     if path.is_file():
         return ImageSource(text, [path], options)
     if not glob.has_magic(text):
-        raise SourceError(f"no file or folder {text}")
+        raise SourceError(f"no file or folder {redacted_path(text)}")
     matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
     found = sorted(match for match in map(Path, matches) if _is_image(match))
     if not found:
-        raise SourceError(f"no image matches {text}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise SourceError(f"no image matches {redacted_path(text)}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return ImageSource(text, found, options)
 
 
@@ -242,7 +253,7 @@ class VideoSource(_InOrder):
         self.name = str(path)
         self.truncated_at: int | None = None
         self._path = path
-        self._capture = _capture(path)
+        self._capture, self._resting = _capture(path), False
         self._rate = self._capture.get(cv2.CAP_PROP_FPS) or None
         # Of the frames handed out, so that what is drawn of them takes as long as the road did.
         self.rate = self._rate and self._rate / options.every
@@ -253,7 +264,14 @@ class VideoSource(_InOrder):
         self._decoded = 0  # frames of this turn through the file
         self._time: float | None = None
 
+    def rest(self) -> None:
+        """Let go of the file, which takes memory and threads, until the first frame is asked for."""
+        self._capture.release()
+        self._resting = True
+
     def _frames(self) -> Iterator[Frame]:
+        if self._resting:
+            self._capture, self._resting = _capture(self._path), False
         while True:
             while self._capture.grab() and self._before_end():
                 if self._options.start is not None and (self._time or 0) < self._options.start:
@@ -310,6 +328,7 @@ class VideoSource(_InOrder):
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
         self._capture.release()
+        self._resting = False
 
 
 class PipeSource(_InOrder):
@@ -376,9 +395,14 @@ def _before(options: SourceOptions) -> int:
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
+    name = str(path.absolute())  # what stands before a : in a name without a folder would be a protocol to FFmpeg
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # OpenCV ends the process at it
+        raise SourceError(f"the name of {str(path)!a} is not UTF-8; rename it") from error
     level = _set_log_level(0)
     try:
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     finally:
         _set_log_level(level)
     if not capture.isOpened():

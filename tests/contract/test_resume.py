@@ -317,3 +317,11 @@ def test_of_a_camera_the_numbers_and_the_videos_go_on(tmp_path, model, camera):
     assert all("dropped" in line for line in lines if "event" not in line)
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert b"secret" not in written
+
+
+def test_a_folder_that_cannot_be_looked_into_is_one_line(model, folder, tmp_path):
+    command = [sys.executable, "-m", "edgecrack", "run", str(model), "--source", str(folder)]
+    done = subprocess.run([*command, "--out", str(tmp_path / ("x" * 300))], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgecrack: cannot write into ")
+    assert done.stderr.rstrip().endswith("File name too long")

@@ -1,11 +1,14 @@
 """Several cameras through one net, and several files one after the other."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -291,16 +294,43 @@ def test_a_file_that_turns_out_damaged_ends_the_run_there(video, folder, tmp_pat
     [
         (["rtsp://127.0.0.1:9/a", "VIDEO"], {}, r"all cameras or all files, got rtsp://127.0.0.1:9/a and .*drive\.avi"),
         (["VIDEO", "VIDEO"], {}, r"got one twice: .*drive\.avi"),
+        (["VIDEO", "RELATIVE"], {}, r"got one twice: .*drive\.avi"),
         (["rtsp://u:secret@127.0.0.1:9/a"] * 2, {}, r"got one twice: rtsp://\*\*\*@127.0.0.1:9/a"),
         (["VIDEO", "FOLDER"], {"loop": True}, "read once, not in a loop"),
         (["rtsp://127.0.0.1:9/a", "http://127.0.0.1:9"], {"codec": "MJPG"}, "rtsp takes no codec"),
     ],
 )
 def test_sources_that_do_not_go_together_are_refused(video, folder, sources, options, message):
-    files = {"VIDEO": str(video), "FOLDER": str(folder)}
+    files = {"VIDEO": str(video), "FOLDER": str(folder), "RELATIVE": os.path.relpath(video)}
     with pytest.raises(SpecError, match=message) as caught:
         open_source([files.get(source, source) for source in sources], SourceOptions(**options))
     assert "secret" not in str(caught.value)
+
+
+def test_a_video_is_held_open_while_it_is_its_turn_only(video, tmp_path):
+    files = [tmp_path / f"{number}.avi" for number in range(4)]
+    for file in files:
+        shutil.copy(video, file)
+
+    def held():
+        return sorted(
+            name for fd in Path("/proc/self/fd").iterdir() if (name := _opened(fd).name) in "0.avi 1.avi 2.avi 3.avi"
+        )
+
+    with open_source(files) as source:
+        assert source.count == 28
+        assert held() == []
+        for count, frame in enumerate(source):
+            assert held() == [f"{count // 7}.avi"]
+            assert frame.index == count % 7
+    assert count == 27
+
+
+def _opened(descriptor):
+    try:
+        return descriptor.readlink()
+    except OSError:  # closed meanwhile
+        return Path("closed")
 
 
 def test_one_source_in_a_list_is_that_source(video):

@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -375,3 +376,28 @@ def test_every_nth_of_frames_in_python():
 def test_every_which_frame_must_be_a_whole_number(step):
     with pytest.raises(SpecError, match="whole number from 1"):
         SourceOptions(every=step)
+
+
+def test_a_video_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
+    write_video(tmp_path / "road.mp4", 4).rename(tmp_path / "2026-05-01T12:30:00.mp4")
+    monkeypatch.chdir(tmp_path)
+    with open_source("2026-05-01T12:30:00.mp4") as source:
+        assert source.name == "2026-05-01T12:30:00.mp4"
+        assert len(list(source)) == 4
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    write_video(tmp_path / "good.mp4", 2).rename(path)
+    with pytest.raises(SourceError, match=r"bad\\udcff\.mp4' is not UTF-8; rename it"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [" rtsp://admin:secret@127.0.0.1:99999/live", "rtsp:/admin:secret@host/live", "admin:secret@host", "a:secret@*"],
+)
+def test_an_address_that_was_mistyped_is_refused_without_its_password(source):
+    with pytest.raises((SourceError, SpecError)) as caught:
+        open_source(source)
+    assert "secret" not in str(caught.value)
