@@ -1,7 +1,8 @@
 """Speed beside accuracy: what the nets at each width take for a frame, and how they do on a camera they never saw.
 
 Times the INT8 files that finished rows of benchmarks/experiments.py have left, on OpenVINO, one frame at a time, with nothing
-else running, and computes on paper the least that a Jetson Orin Nano could take for them. Writes OUT/frontier.json, from which
+else running, and computes on paper the least that a Jetson Orin Nano could take for them. Of a row that was run elsewhere the
+shipped net of the same width stands in: how fast a net is does not hang on its weights. Writes OUT/frontier.json, from which
 `experiments.py --table` takes its numbers, and the picture.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from studies.found import Found
-from studies.plan import plan, rehearsed
+from studies.plan import COMPACT, SIZES, plan, rehearsed
 from studies.roofline import ORIN_NANO, floor_milliseconds, multiply_adds
 from studies.tables import BEST, width_names
 
@@ -40,33 +43,50 @@ PANELS = {
 def main(arguments: list[str] | None = None) -> None:
     options = options_of(arguments)
     need_matplotlib()
-    found = Found.of(rehearsed(plan(), options.smoke) if options.smoke else plan(), options.out)
+    rows = rehearsed(plan(), options.smoke) if options.smoke else plan()
+    found = Found.of(rows, options.out, options.kept)
     files = models(found, options.out)
     if not files:
         raise SystemExit(
             f"no row that left {LEFT_OUT} out is finished in {options.out}; run them with benchmarks/experiments.py"
         )
     speeds = measured(files)
-    told = {"machine": said(machine()), "roof": roof(), "rows": speeds}
+    told = {
+        "machine": said(machine()),
+        "roof": roof(),
+        "rows": {found.by_name[name].key: speed for name, speed in speeds.items()},
+    }
     write_atomic(options.out / "frontier.json", json.dumps(told, indent=1) + "\n")
     points = [
-        {"net": net, "width": width, "f1": scores.values[BEST], **speeds[found.by_name[name].key]}
+        {"net": net, "width": width, "f1": scores.values[BEST], **speeds[name]}
         for (net, width), name in width_names().items()
-        if (scores := found.scores(name, LEFT_OUT, "int8"))
+        if name in speeds and (scores := found.scores(name, LEFT_OUT, "int8"))
     ]
     draw(points, options.picture)
     print(options.picture)
 
 
 def models(found: Found, out: Path) -> dict[str, Path]:
-    """Row -> its INT8 file at the size of the left-out camera."""
-    rows = {name: found.by_name[name] for name in width_names().values() if name in found.by_name}
+    """Row -> its INT8 file at the size of the left-out camera, or that of the shipped net of its width."""
+    rows = {name: found.by_name[name] for name in width_names().values() if found.scores(name, LEFT_OUT, "int8")}
     paths = {name: out / row.key / LEFT_OUT / f"{row.net}.int8-cpu.onnx" for name, row in rows.items()}
-    return {name: path for name, path in paths.items() if found.scores(name, LEFT_OUT, "int8")}
+    for name, row in rows.items():
+        if not paths[name].is_file() and row.width == COMPACT[row.net]:
+            paths[name] = shipped(row.net, out / "shipped")
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def shipped(net: str, folder: Path) -> Path:
+    """The INT8 file of a shipped net at the size of the left-out camera."""
+    command = [sys.executable, "-m", "edgecrack", "export", "--model", net, "--size", SIZES[LEFT_OUT]]
+    done = subprocess.run(
+        [*command, "--int8", "--target", "cpu", "-o", str(folder)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(done.stdout.strip())
 
 
 def measured(files: Mapping[str, Path], rounds: int = ROUNDS, calls: int = CALLS) -> dict[str, dict[str, float]]:
-    """Key of a row -> the median milliseconds of a call, in turns, so that a slow moment hits all alike; GMACs; the roof."""
+    """Row -> the median milliseconds of a call, in turns, so that a slow moment hits all alike; GMACs; the roof."""
     times: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
         nets = {name: stack.enter_context(BareNets(path, "openvino")) for name, path in files.items()}
@@ -75,7 +95,7 @@ def measured(files: Mapping[str, Path], rounds: int = ROUNDS, calls: int = CALLS
                 frame = rendered_frame(0, net.spec.frame.height, net.spec.frame.width)[0]
                 times[name] += net.milliseconds("latency", [frame[np.newaxis]], calls)
     return {
-        path.parent.parent.name: {
+        name: {
             "milliseconds": round(statistics.median(times[name]), 3),
             "gmacs": round(multiply_adds(path) / 1e9, 4),
             "roof_milliseconds": round(floor_milliseconds(path), 4),
@@ -127,6 +147,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="folder of the runs")
+    parser.add_argument("--kept", type=Path, default=Path("docs/results.json"), help="what rows came to elsewhere")
     parser.add_argument("--picture", type=Path, default=Path("docs/frontier.png"))
     parser.add_argument("--smoke", type=int, help="of a rehearsal with so many steps")
     return parser.parse_args(arguments)

@@ -306,6 +306,15 @@ def test_the_roof_counts_multiply_adds_and_bytes(tmp_path):
     assert roofline.floor_milliseconds(path, slow) == pytest.approx(1e3 * (2 * 456 + 324 + 2 * 324) / 1e3)
 
 
+def test_where_a_row_was_run_elsewhere_the_shipped_net_of_its_width_is_timed(finish, tmp_path, monkeypatch):
+    rows = [by_name("left-out-cfd-scnet"), by_name("width-0.125-scnet")]
+    for row in rows:
+        finish(row, 0.6)
+    (tmp_path / "shipped").touch()
+    monkeypatch.setattr(frontier, "shipped", lambda net, folder: tmp_path / "shipped")
+    assert frontier.models(found(tmp_path), tmp_path / "out") == {rows[0].name: tmp_path / "shipped"}
+
+
 def test_the_picture_and_its_table_have_what_was_measured(finish, tmp_path):
     row = by_name("width-0.125-scnet")
     finish(row, 0.6)
@@ -322,4 +331,4 @@ def test_the_picture_and_its_table_have_what_was_measured(finish, tmp_path):
     frontier.draw(points, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit, match="no row that left cfd out is finished"):
-        frontier.main(["--out", str(tmp_path / "nothing")])
+        frontier.main(["--out", str(tmp_path / "nothing"), "--kept", str(tmp_path / "nothing.json")])
