@@ -149,7 +149,7 @@ def node_milliseconds(model: Path) -> tuple[Counter[str], Counter[str]]:
         request.infer({0: frames})
         for node in request.get_profiling_info() if call >= 2 else ():
             spent = 1e3 * node.real_time.total_seconds() / CALLS
-            number = "INT8" if node.exec_type.endswith("_I8") else "float"
+            number = "INT8" if node.exec_type.lower().endswith("_i8") else "float"
             kinds[f"{number} {node.node_type}"] += spent
             nodes[f"{number} {node.node_type} {node.node_name}"] += spent
     return kinds, nodes

@@ -205,7 +205,7 @@ def test_openvino_runs_every_quantised_convolution_in_int8(name, target, fp32, i
     request.infer({0: images})
     kinds = [p.exec_type for p in request.profiling_info if p.node_type == "Convolution"]
     wanted = sum(node.op_type == "QuantizeLinear" for node in Walk(int8[name, target]).nodes)
-    assert sum(kind.endswith("_I8") for kind in kinds) >= wanted
+    assert sum(kind.lower().endswith("_i8") for kind in kinds) >= wanted  # of signed frames lower case, with AMX
     if target == "cpu":
         answer = request.get_output_tensor(0).data.astype(int)
         reference = session(int8[name, target]).run(None, {"frames": images})[0]
