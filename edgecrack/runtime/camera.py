@@ -101,7 +101,8 @@ class Camera:
         self._size: tuple[int, ...] | None = None
         self._connected = False
         self._thread: threading.Thread | None = None
-        self._at_exit: Callable[[], None] = self.stop
+        # What is waited for: before Python 3.13 a `join` that Ctrl-C interrupts takes the thread for ended.
+        self._ended = threading.Event()
         self._patience = 2 * options.timeout + 1  # seconds: opening has two steps, each with the time-out
 
     @property
@@ -120,8 +121,7 @@ class Camera:
             # A daemon, so that a program that forgets to close can end, but not while the thread is in a library that
             # calls back into Python, which would crash it.
             thread = threading.Thread(target=self._work, name=f"edgecrack {self.name}", daemon=True)
-            self._at_exit = partial(self._leave, thread)
-            atexit.register(self._at_exit)
+            atexit.register(self._leave)
             self._thread = thread
             thread.start()
 
@@ -166,15 +166,15 @@ class Camera:
         return events
 
     def _join(self, thread: threading.Thread) -> None:
-        thread.join(self._patience)
-        if thread.is_alive():
-            _log.warning("%s does not let go; its thread ends when the library answers", self.name)
+        if self._ended.wait(self._patience):
+            thread.join()
+            atexit.unregister(self._leave)
         else:
-            atexit.unregister(self._at_exit)
+            _log.warning("%s does not let go; its thread ends when the library answers", self.name)
 
-    def _leave(self, thread: threading.Thread) -> None:
+    def _leave(self) -> None:
         self.stop()
-        thread.join(self._patience)
+        self._ended.wait(self._patience)
 
     def _work(self) -> None:
         error = None
@@ -185,6 +185,7 @@ class Camera:
         with self.news:
             self.error, self._over = error, True
             self._post("ended", **({"reason": str(error)} if error else {}))
+        self._ended.set()
 
     def _follow(self) -> None:
         """Read one connection after the other until there is no more; raises SourceLost."""

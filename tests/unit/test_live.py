@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import time
 
@@ -231,6 +233,34 @@ def test_stop_ends_the_iteration_at_once_and_close_the_thread(when):
     assert threading.active_count() == before
     assert camera.open == 0
     assert source.read == seen + sum(source.dropped.values()) == (6 if when == "full" else seen)
+
+
+PROGRAM = """
+import atexit, signal, time
+from edgecrack.runtime import Camera, LiveSource, SourceOptions
+
+class Silent:
+    open = True
+    def read(self):
+        time.sleep(1)
+        raise TimeoutError
+    def close(self):
+        self.open = False
+
+silent = Silent()
+atexit.register(lambda: print("still read" if silent.open else "let go of"))
+source = LiveSource(Camera("camera", lambda: silent, SourceOptions()))
+source.parts[0].start()
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+source.close()
+"""
+
+
+def test_a_program_does_not_end_while_a_camera_is_read_though_closing_was_interrupted():
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in ended.stderr
+    assert ended.stdout == "let go of\n"
 
 
 def test_what_waits_when_the_source_is_stopped_is_dropped_by_that_name():
