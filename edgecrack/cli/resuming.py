@@ -212,7 +212,7 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
 def _check_images(source: CountedSource, images: Sequence[tuple[int, str]]) -> None:
     """Hold the images that were done to those that are there; they are the last of `images` up to its last 0."""
     from edgecrack.errors import SpecError
-    from edgecrack.runtime.sources import ImageSource
+    from edgecrack.runtime.in_order import ImageSource
 
     if not isinstance(source, ImageSource):
         return

@@ -17,7 +17,8 @@ import numpy as np
 from edgecrack import board
 from edgecrack.errors import EngineError, SourceError
 from edgecrack.runtime.address import redacted, scheme_of
-from edgecrack.runtime.sources import VideoSource, open_source
+from edgecrack.runtime.in_order import VideoSource
+from edgecrack.runtime.sources import open_source
 from edgecrack.speed.bare import MODES, BareNets, ready_frames
 from edgecrack.speed.drive import Order, drive, first_frames
 from edgecrack.speed.plain import plain_model, plain_script_fps
