@@ -44,7 +44,7 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
     rate = options.rate
     if scheme == "v4l2":
         connect = partial(_open_v4l2, source, options)
-    elif scheme in ("csi", "gst"):
+    elif _is_pipeline(scheme):
         _check_gstreamer(scheme)
         connect = partial(_open_gstreamer, pipeline_of(source, options), options.timeout)
     elif scheme == "raw":
@@ -110,8 +110,8 @@ def camera_described(source: str, options: SourceOptions) -> str:
     Without passwords. Raises SpecError for an address, a format or an option that cannot be.
     """
     scheme = _check(source, options)
-    if scheme in ("csi", "gst"):
-        parts = redacted(pipeline_of(source, options)).split()
+    if _is_pipeline(scheme):
+        parts = pipeline_of(redacted(source), options).split()
         command = " ".join(["gst-launch-1.0", *(part if '"' in part else shlex.quote(part) for part in parts)])
         here = has_pygobject() or has_gstreamer()
         return command if here else f"{command}  # not from here: neither this Python nor its OpenCV has GStreamer"
@@ -130,12 +130,18 @@ def _check(source: str, options: SourceOptions) -> str:
     return scheme
 
 
+def _is_pipeline(scheme: str) -> bool:
+    """Whether GStreamer is to read it."""
+    return scheme in ("csi", "gst") or (scheme == "srt" and not network.has_srt())
+
+
 def _check_gstreamer(scheme: str) -> None:
     if not has_pygobject() and not has_gstreamer():
+        another = "a PyAV built with SRT, " if scheme == "srt" else ""
         raise SourceError(
-            f"{scheme}: sources need PyGObject or an OpenCV with GStreamer, and this one ({cv2.__version__}, {cv2.__file__}) "
-            "has none; Debian's python3-gi and python3-gst-1.0 and JetPack's OpenCV have it: use them in a venv with "
-            "--system-site-packages"
+            f"{scheme}: sources need {another}PyGObject or an OpenCV with GStreamer, and this one ({cv2.__version__}, "
+            f"{cv2.__file__}) has none; Debian's python3-gi and python3-gst-1.0 and JetPack's OpenCV have it: use them in "
+            "a venv with --system-site-packages"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,13 +31,16 @@ def has_pygobject() -> bool:
 
 
 def pipeline_of(source: str, options: SourceOptions) -> str:
-    """The GStreamer pipeline that reads `csi://N` or `gst:PIPELINE`; it ends in an appsink of BGR frames.
+    """The GStreamer pipeline that reads `csi://N`, `srt://...` or `gst:PIPELINE`; it ends in an appsink of BGR frames.
 
     Raises SpecError for a `csi://` without the number of a camera.
     """
     if source.startswith("gst:"):
         pipeline = source[len("gst:") :].removeprefix("//").strip()
         return pipeline if "appsink" in pipeline else f"{pipeline} ! {_SINK}"
+    if source.lower().startswith("srt://"):
+        address = source.replace("\\", r"\\").replace('"', r"\"")
+        return f'srtsrc uri="{address}" ! decodebin ! {_SINK}'
     if not re.fullmatch(r"csi://\d+", source):
         raise SpecError(f"a CSI camera is csi://0, csi://1 ..., got {redacted(source)}")
     height, width = (options.size.height, options.size.width) if options.size else (1080, 1920)
@@ -98,6 +103,10 @@ class GstConnection:
 
 def _gst() -> Any:
     """The library, started."""
+    # Before GStreamer brings libunwind, which would take over the exceptions of its plugins in C++ (SRT throws one when it
+    # is closed) and crash at the first where Python is not the system's.
+    with suppress(OSError):  # not Linux
+        ctypes.CDLL("libgcc_s.so.1", ctypes.RTLD_GLOBAL)
     import gi  # type: ignore[import-not-found]
 
     gi.require_version("Gst", "1.0")

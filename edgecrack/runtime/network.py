@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,19 +195,24 @@ def _reason(error: Exception) -> str:
 
 
 def check_library(scheme: str) -> None:
+    """Raise MissingDependency where PyAV is not installed."""
     try:
-        import av
+        import av  # noqa: F401
     except ImportError as error:
         raise MissingDependency(f"reading {scheme}:// needs PyAV; pip install edgecrack[video]") from error
-    if scheme != "srt":
-        return  # every FFmpeg has the others
+
+
+@cache
+def has_srt() -> bool:
+    """Whether PyAV is there, and with SRT, which those on PyPI lack; every one has the other schemes."""
+    try:
+        import av
+    except ImportError:
+        return False
     try:
         av.open("srt://127.0.0.1:1?connect_timeout=1", timeout=0.1).close()
     except av.error.ProtocolNotFoundError:
-        missing = True
+        return False
     except (av.error.FFmpegError, OSError):
-        missing = False
-    if missing:
-        raise SourceError(
-            "this PyAV was built without SRT; build PyAV against an FFmpeg that has it, or use gst: with srtsrc"
-        )
+        pass
+    return True
