@@ -57,10 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": {found.by_name[name].key: speed for name, speed in speeds.items()},
     }
     write_atomic(options.out / "frontier.json", json.dumps(told, indent=1) + "\n")
+    found = Found.of(rows, options.out, options.kept)
+    if found.frontier["machine"] != told["machine"]:
+        raise SystemExit(
+            f"the picture keeps to {found.frontier['machine']}, which timed rows that are not in {options.out}; run them too"
+        )
     points = [
-        {"net": net, "width": width, "f1": scores.values[BEST], **speeds[name]}
+        {"net": net, "width": width, "f1": scores.values[BEST], **found.frontier["rows"][found.by_name[name].key]}
         for (net, width), name in width_names().items()
-        if name in speeds and (scores := found.scores(name, LEFT_OUT, "int8"))
+        if (scores := found.scores(name, LEFT_OUT, "int8")) and found.by_name[name].key in found.frontier["rows"]
     ]
     draw(points, options.picture)
     print(options.picture)

@@ -63,9 +63,7 @@ class Found:
         here = {row.key: told for row in rows if (told := outcome(row, out))}
         done = {key for key, told in before["rows"].items() if told.get("finished")}
         here = {key: told for key, told in here.items() if told.get("finished") or key not in done}
-        timed = out / "frontier.json"
-        frontier = json.loads(timed.read_text()) if timed.is_file() else before["frontier"]
-        return cls(rows, {**before["rows"], **here}, frontier)
+        return cls(rows, {**before["rows"], **here}, _timed(before["frontier"], out / "frontier.json"))
 
     def keep(self, path: Path) -> None:
         """Write the file that `of` reads: of the rows of the plan alone, in its order."""
@@ -96,6 +94,18 @@ class Found:
         """The metric of rows that differ by their seed; None for those without it."""
         every = [self.scores(name, test) for name in names]
         return [scores.values.get(metric) if scores else None for scores in every]
+
+
+def _timed(before: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Speeds of one machine: those in the file at `path` with those kept `before`, or the latter where they are another
+    machine's and of rows that the file lacks."""
+    if not path.is_file():
+        return before
+    here: dict[str, Any] = json.loads(path.read_text())
+    rows = {**before.get("rows", {}), **here["rows"]}
+    if before.get("machine", here["machine"]) == here["machine"]:
+        return {**here, "rows": rows}
+    return here if rows.keys() == here["rows"].keys() else before
 
 
 def outcome(row: Row, out: Path) -> Outcome | None:

@@ -315,6 +315,21 @@ def test_where_a_row_was_run_elsewhere_the_shipped_net_of_its_width_is_timed(fin
     assert frontier.models(found(tmp_path), tmp_path / "out") == {rows[0].name: tmp_path / "shipped"}
 
 
+@pytest.mark.parametrize(
+    ("machine", "rows", "kept"),
+    [
+        ("A", {"b": 2}, ("A", {"a": 1, "b": 2})),
+        ("B", {"b": 2}, ("A", {"a": 1})),
+        ("B", {"a": 2, "b": 2}, ("B", {"a": 2, "b": 2})),
+    ],
+)
+def test_a_speed_that_was_measured_is_not_lost_and_those_of_two_machines_are_not_mixed(machine, rows, kept, tmp_path):
+    (tmp_path / "kept.json").write_text(json.dumps({"frontier": {"machine": "A", "rows": {"a": 1}}, "rows": {}}))
+    (tmp_path / "frontier.json").write_text(json.dumps({"machine": machine, "rows": rows}))
+    timed = Found.of(plan(), tmp_path, tmp_path / "kept.json").frontier
+    assert (timed["machine"], timed["rows"]) == kept
+
+
 def test_the_picture_and_its_table_have_what_was_measured(finish, tmp_path):
     row = by_name("width-0.125-scnet")
     finish(row, 0.6)
