@@ -48,6 +48,7 @@ COLUMNS = {  # of the table; `best` is at the best single threshold for the list
     "best_f1_2px": "2-pixel best F1",
     "f1_2px": "2-pixel F1, shipped",
     "best_f1_5px": "5-pixel best F1",
+    "area_ratio": "area marked / labelled, shipped",
     "fired_share": "pixels that fire",
 }
 CARD = (  # what the cards keep

@@ -153,6 +153,11 @@ def recall(counts: Counts) -> Floats:
     return np.where(_nothing(counts), 1.0, _ratio(counts.truth_found, counts.truth))
 
 
+def area_ratio(counts: Counts) -> Floats:
+    """float64 (..., 256): the predicted pixels over the true ones, above 1 where too many are predicted; 0 where none is true."""
+    return _ratio(counts.predicted, counts.truth)
+
+
 def f_score(counts: Counts, beta_squared: float = 1.0) -> Floats:
     """float64 (..., 256): (1 + b2) P R / (b2 P + R); b2 below 1 favours precision (AELF-UNet reports 0.3)."""
     p, r = precision(counts), recall(counts)

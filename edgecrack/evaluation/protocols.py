@@ -37,6 +37,7 @@ _EACH = {
     "area_under_curve{}": "area under precision-recall{} (trapezoid)",
 }
 _STRICT = {
+    "area_ratio": "area marked at the model's threshold, over that labelled",
     "iou": "crack IoU at best F1",
     "iou_frame_mean": "  mean of frames",
     "mean_iou": "mean IoU of crack and background at best F1",
@@ -82,7 +83,7 @@ def scored(frames: Stacked, threshold: float, weights: Floats) -> dict[str, Floa
     for ending, counts in frames.within.items():
         found |= _of_tolerance(ending, counts, threshold_level(threshold), weights)
     best = np.rint(found["best_f1_threshold"] * 255).astype(np.int64)
-    found |= _of_strict(frames.within[""], frames.patches, best, weights)
+    found |= _of_strict(frames.within[""], frames.patches, best, threshold_level(threshold), weights)
     return {name: found[name] for name in LABELS if name in found}
 
 
@@ -115,9 +116,12 @@ def _of_tolerance(ending: str, frames: Counts, shipped: int, weights: Floats) ->
     return {name.format(ending): value for name, value in values.items()}
 
 
-def _of_strict(frames: Counts, patches: PatchCounts, best: metrics.Ints, weights: Floats) -> dict[str, Floats]:
+def _of_strict(
+    frames: Counts, patches: PatchCounts, best: metrics.Ints, shipped: int, weights: Floats
+) -> dict[str, Floats]:
     pooled = metrics.drawn(frames, weights)
     return {
+        "area_ratio": metrics.area_ratio(pooled)[:, shipped],
         "iou": _at(metrics.iou(pooled), best),
         "iou_frame_mean": _at(_mean(metrics.iou(frames), weights), best),
         "mean_iou": _at(metrics.mean_iou(pooled), best),
