@@ -137,8 +137,8 @@ def _ablation(found: Found) -> str:
     told = (
         f"The same {len(SEEDS)} seeds for all: 300 steps of 8 crops of 192 on cfd (rows `ablation-*`), mean ± standard "
         "deviation over the seeds. A difference is taken seed by seed. *Holds* means that its mean and every seed have the "
-        "sign of the claim, *opposite* that all have the other, *undecided* anything else, such as seeds in which nothing fires at "
-        f"0.5. Three coins agree one time in four, so that {len(CLAIMS) // 4} of the {len(CLAIMS)} claims would be settled by "
+        "sign of the claim, *opposite* that all have the other, *undecided* anything else, as where nothing fires at 0.5. "
+        f"Three coins agree one time in four, so that {len(CLAIMS) // 4} of the {len(CLAIMS)} claims would be settled by "
         "chance: a difference smaller than its spread is no evidence. A run this short favours what learns fast. All losses of "
         "AELF-UNet follow the same fifth of the run with cross-entropy; its gammas are the defaults, where the paper searches "
         "them for each set."
