@@ -70,6 +70,7 @@ class CrackDetector(Closing):
         self._lock = threading.Lock()
         self._closed = False
         self._cameras: LiveSource | None = None
+        self._is_unsettled = False  # calls may be in flight of which nobody waits for the answer
 
     @property
     def spec(self) -> ModelSpec:
@@ -148,11 +149,14 @@ class CrackDetector(Closing):
 
         Of cameras it is given one at a time: a second one would only wait for the first, and its frames would grow old.
         """
+        if self._is_unsettled:
+            self._settle()
         under_way: deque[_Work] = deque()
         in_flight: deque[list[_Work]] = deque()
         pieces, end = self._pieces(frames, under_way), None
         fresh = isinstance(frames, LiveSource) and frames.drops
         depth = 1 if fresh else self.backend.depth
+        self._is_unsettled = True
         try:
             while in_flight or end is None:
                 end = end or self._fill(in_flight, pieces, depth)
@@ -163,12 +167,19 @@ class CrackDetector(Closing):
                 while under_way and under_way[0].is_done:
                     work = under_way.popleft()
                     yield work.frame, work.detection(self.threshold)
+            self._is_unsettled = False
         finally:
-            for _ in in_flight:
-                with suppress(EngineError):  # left early: the answers are not wanted, only out of the way
-                    self.backend.collect()
+            if self._is_unsettled:  # left early: the answers are not wanted, only out of the way
+                self._settle()
         if not isinstance(end, StopIteration):
             raise end
+
+    def _settle(self) -> None:
+        """Wait for what is in flight, also for a call that Ctrl-C cut off from who was to take its answer."""
+        for _ in range(self.backend.depth):
+            with suppress(EngineError):  # there are fewer, or the library failed
+                self.backend.collect()
+        self._is_unsettled = False
 
     def _fill(self, in_flight: deque[list[_Work]], pieces: Pieces, depth: int) -> Exception | None:
         """Start on up to `depth` calls; what ended the source, see `_take`."""

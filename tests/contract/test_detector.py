@@ -44,6 +44,8 @@ class Recorder:
 
     def collect(self):
         self.gate.wait(10)
+        if not self.waiting:
+            raise EngineError("nothing is in flight")
         self.events.append("collect")
         return self.waiting.popleft()
 
@@ -201,7 +203,8 @@ def test_an_error_of_the_backend_ends_the_stream_and_frees_the_detector(recorder
     collect = recorder.collect
 
     def fail():
-        recorder.waiting.popleft()
+        if recorder.waiting:
+            recorder.waiting.popleft()
         raise EngineError("the library failed")
 
     recorder.collect = fail
@@ -209,6 +212,23 @@ def test_an_error_of_the_backend_ends_the_stream_and_frees_the_detector(recorder
         list(stream)
     recorder.collect = collect
     assert detector.run(grey(50)).probability[0, 0] == 50
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_an_interrupt_that_is_survived_gives_no_frame_the_answer_of_another(model, name, monkeypatch):
+    """Ctrl-C in a notebook, at the worst moment: the call is started, and nobody knows of it yet."""
+    with CrackDetector(model, backend=name) as detector:
+        start = detector.backend.submit
+
+        def submit(frames):
+            start(frames)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(detector.backend, "submit", submit)
+            detector.run(grey(10))
+        for value in (50, 200):
+            assert abs(int(detector.run(grey(value)).probability[0, 0]) - value) <= 1
 
 
 def test_an_unreadable_source_is_told_when_the_stream_begins(recorder, tmp_path):

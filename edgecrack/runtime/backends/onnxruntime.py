@@ -49,6 +49,10 @@ class OnnxRuntimeBackend(Calls):
         return partial(_answer, running)
 
     def _release(self) -> None:
+        try:  # a wait in `shutdown` that Ctrl-C broke off would, before Python 3.13, abort the process at the next one
+            self._worker.submit(int).result()
+        finally:
+            self._worker.shutdown(wait=False)
         self._worker.shutdown()
         del self._session
 

@@ -68,6 +68,8 @@ class OpenVinoBackend(Calls):
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         request = self._idle[-1]
+        with suppress(RuntimeError):  # it runs where Ctrl-C came between its start and the end of this function
+            request.wait()
         frames = np.require(frames, requirements="W")  # a copy where they may only be read: it shares no other memory
         request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
         request.start_async()
