@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEMES = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 _SILENT = "nothing came within the time-out"
 _MENDED = 2.0  # seconds
+_MOST_PARTS = 32  # of a picture
 _LOOKED_AT = 10  # packets at the beginning of a stream
 
 
@@ -35,7 +36,9 @@ class NetworkConnection:
 
         failure: SourceError | None = None
         try:
-            self._file = av.open(url, timeout=timeout, options=_network_options(url, timeout))
+            self._file = av.open(
+                url, timeout=timeout, options=_network_options(url, timeout), metadata_errors="replace"
+            )
         except av.error.HTTPUnauthorizedError:  # and not 403, which passes: locked out for a while, or busy
             failure = Refused(
                 "it refuses the user name or the password, as in ://USER:PASSWORD@HOST, with %2F for a / in them"
@@ -145,18 +148,22 @@ def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
     """
     import av
 
+    packets = iter(packets)
     held: Packet[Any] | None = None
-    parts = 0
+    parts, is_cut = 0, False
     for count, packet in enumerate(packets):
         if held is not None and _is_one_picture(held, packet):
-            joined, parts = av.Packet(bytes(held) + bytes(packet)), parts + 1
+            joined, parts, is_cut = av.Packet(bytes(held) + bytes(packet)), parts + 1, True
             joined.pts, joined.is_keyframe = packet.pts, packet.is_keyframe
             held = joined
         else:
             if held is not None:
                 yield held
-            held = packet
-        if not parts and count >= _LOOKED_AT:
+            held, parts = packet, 0
+        if parts == _MOST_PARTS:  # key frames alone, without times or of one: pictures, and no parts of one
+            yield from packets
+            return
+        if not is_cut and count >= _LOOKED_AT:
             yield held
             held = None
     if held is not None:
