@@ -66,6 +66,7 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
     """
     from edgecrack.runtime import JsonLines, LiveSource, Sinks
 
+    _claim(stack, out)
     sinks = stack.enter_context(Sinks())
     room = _room(out, options, sinks.write_event)
     live = isinstance(road, LiveSource)
@@ -87,6 +88,25 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
         road.on_event = told(road.on_event, sinks.write_event)
         beginning.tell(road.name, sinks.write_event)
     return sinks
+
+
+def _claim(stack: ExitStack, out: Path) -> None:
+    """Keep other runs out of `out` until `stack` is closed. Raises SourceError where one is in there."""
+    import fcntl
+    import os
+
+    from edgecrack.errors import SourceError
+    from edgecrack.runtime.recording import make_folder
+
+    make_folder(out)
+    descriptor = os.open(out, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SourceError(f"another run writes into {out}; give another --out") from error
+    except OSError:  # a file system on the network may have no locks
+        pass
 
 
 def _video(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgecrack.runtime.sources import CountedSource
 
 _LOG, _RECORD = "log.jsonl", "run.json"
+FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class Beginning:
         Raises SourceError.
         """
         import json
+        from itertools import chain
 
         from edgecrack.errors import SourceError
         from edgecrack.files import TEMPORARY, write_atomic
 
         try:
-            for left in self.out.rglob(f"{TEMPORARY}*"):
+            ours = [self.out.glob(f"{TEMPORARY}*"), *((self.out / each).rglob(f"{TEMPORARY}*") for each in FOLDERS)]
+            for left in chain(*ours):  # and no more: other runs may write into folders beside them
                 left.unlink()
             if not self.is_resumed:
                 (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none

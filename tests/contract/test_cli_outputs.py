@@ -1,6 +1,8 @@
 """What `edgecrack run` writes, as it is asked to."""
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from edgecrack.cli.run import run
-from edgecrack.errors import SpecError
+from edgecrack.errors import SourceError, SpecError
+from edgecrack.files import TEMPORARY
 from edgecrack.runtime import VideoWriter
 
 
@@ -154,3 +157,27 @@ def test_cameras_have_clips_of_their_own_and_no_password_is_written_anywhere(mod
     assert b"secret" not in written
     assert "secret" not in names + "".join(told)
     assert "Traceback" not in "".join(told)
+
+
+def test_two_runs_do_not_write_into_one_folder(edgecrack, video, tmp_path):
+    edgecrack("--source", video, "--end", 0.5)
+    before = (tmp_path / "out" / "log.jsonl").read_bytes()
+    other = os.open(tmp_path / "out", os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SourceError, match=r"another run writes into .*out; give another --out"):
+            edgecrack("--source", video)
+    finally:
+        os.close(other)
+    assert (tmp_path / "out" / "log.jsonl").read_bytes() == before
+    assert edgecrack("--source", video, "--end", 0.5).exit_code == 0
+
+
+def test_a_run_leaves_alone_what_another_writes_below_its_folder(edgecrack, video, tmp_path):
+    ours, theirs = tmp_path / "out" / "masks", tmp_path / "out" / "another" / "masks"
+    for folder in (ours, theirs):
+        folder.mkdir(parents=True)
+        (folder / f"{TEMPORARY}half.png").touch()
+    edgecrack("--source", video, "--end", 0.5)
+    assert not list(ours.iterdir())
+    assert len(list(theirs.iterdir())) == 1
