@@ -10,9 +10,10 @@ from edgecrack.errors import SpecError
 _USER = re.compile(r"(?<=://)[^\n]*@")
 _USER_IN_PIPELINE = re.compile(r"(?<=://)\S*@")
 _SECRET = re.compile(
-    r"(?i)((?:pas\w*|pwd?|user?(?:-?id|-?name)?|token|secret|key|auth|sig(?:nature)?)\s*=\s*)"
+    r"(?i)((?:\b[up]|pas\w*|pwd?|user?(?:-?id|-?name)?|token|secret|key|auth|sig(?:nature)?)\s*=\s*)"
     r"(\"[^\"]*\"|'[^']*'|[^\s&]+)"
 )
+_PAIR = re.compile(r"(?<=[/?&])[^/?&=\s:]+:[^/?&=\s]+(?=[/?&]|$)")  # user:password, as a part of a path or a field
 # Fields come after a host; what looks like one before an @ may be part of a password.
 _HOST_FIRST = re.compile(r"\w+://(?:[^\s/?#]*@)?(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?[/?]")
 
@@ -28,6 +29,7 @@ def redacted(source: str) -> str:
         user = _USER_IN_PIPELINE
     elif host := _HOST_FIRST.match(source):
         fields = host.end()
+        source = source[:fields] + _PAIR.sub("***", source[fields - 1 :])[1:]
     else:
         fields = len(source)
     source = source[:fields] + _SECRET.sub(r"\1***", source[fields:])  # first: their values may hold an @

@@ -28,6 +28,9 @@ from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme
         ("rtsp://[::1]:554/v?token=se@cret", "rtsp://[::1]:554/v?token=***"),
         ("gst:rtspsrc user-pw=pass!word ! fakesink", "gst:rtspsrc user-pw=*** ! fakesink"),
         ("gst:rtspsrc user-pw='my secret' ! fakesink", "gst:rtspsrc user-pw=*** ! fakesink"),
+        ("rtsp://h/0/admin:secret/main", "rtsp://h/0/***/main"),
+        ("http://h:80/v?admin:secret", "http://h:80/v?***"),
+        ("http://h/v?u=admin&p=secret&fps=5", "http://h/v?u=***&p=***&fps=5"),
         ("gst:x264enc key-int-max=30 ! fakesink", "gst:x264enc key-int-max=30 ! fakesink"),
     ],
 )
