@@ -74,6 +74,8 @@ class Sinks(Closing):
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one frame to each sink that was not left out."""
         for name, sink in self._left():
+            if name in self.lost:  # the log, when it could not take what became of one before it
+                continue
             try:
                 sink.write(frame, detection)
             except SourceError as error:
@@ -82,7 +84,7 @@ class Sinks(Closing):
     def write_event(self, event: Event | Account) -> None:
         """Tell the sinks that take events."""
         for name, sink in self._left():
-            if isinstance(sink, EventSink):
+            if isinstance(sink, EventSink) and name not in self.lost:
                 try:
                     sink.write_event(event)
                 except SourceError as error:
@@ -91,6 +93,7 @@ class Sinks(Closing):
     def close(self) -> None:
         """Close them in order, so that a log, the last, can take what becomes of the others; a second call does nothing."""
         with ExitStack() as all_of_them:
+            all_of_them.callback(self._sinks.clear)  # a mark that comes later is too late, and no loss
             for name, sink in reversed(self._left()):
                 all_of_them.callback(self._close, name, sink)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgecrack.errors import SourceError
-from edgecrack.runtime import Detection, Frame, JsonLines, MaskImages, OverlayVideo, Sinks
+from edgecrack.runtime import Detection, Event, Frame, JsonLines, MaskImages, OverlayVideo, Sinks
 from edgecrack.runtime.disk import DurableFile
 from edgecrack.runtime.log import entries
 from edgecrack.runtime.recording import Labels, Room, last_of
@@ -358,3 +358,31 @@ def test_a_video_that_a_power_cut_ends_anywhere_plays_up_to_there(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(whole[: ends[0] - 1])
     assert last_of(tmp_path / "cut.mp4") == 0
     assert not (tmp_path / "cut.mp4").exists()
+
+
+def test_a_log_that_fails_when_it_is_told_of_another_is_told_once(caplog):
+    class Full:
+        def write(self, *told):
+            raise SourceError("no space left")
+
+        write_event = write
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    with Sinks() as sinks:
+        sinks.add("overlay.mp4", Full())
+        sinks.add("log.jsonl", Full())
+        sinks.write(None, None)
+    assert sinks.lost == {"overlay.mp4": "no space left", "log.jsonl": "no space left"}
+    assert len(caplog.records) == 2
+
+
+def test_what_is_told_after_the_end_is_no_loss(tmp_path):
+    with Sinks() as sinks:
+        sinks.add("log.jsonl", JsonLines(tmp_path / "log.jsonl"))
+    sinks.write_event(Event("marked", "camera", 0.0))
+    assert sinks.lost == {}
