@@ -172,11 +172,11 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
             typer.echo(str(account))
         raise
     spent = perf_counter() - start
+    account = account_of(road, sinks, processed)
+    watchers.sinks.write_event(account)
     frames = processed.total()
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
-    account = account_of(road, sinks, processed)
-    watchers.sinks.write_event(account)
     typer.echo(str(account))
     typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost)}")
     for name in sinks.lost:

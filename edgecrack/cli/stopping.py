@@ -15,8 +15,9 @@ _GRACE = 1.0  # seconds from the signal until the step at hand is broken off; cl
 def stoppable(stop: Callable[[], None]) -> Iterator[None]:
     """Within the block the first Ctrl-C or SIGTERM calls `stop`, and a second one kills the process.
 
-    If the block goes on for a second after that, it is broken off by KeyboardInterrupt. When it has ended, a Ctrl-C raises
-    KeyboardInterrupt, and a SIGTERM SystemExit with 143, as a shell counts it. A signal that is ignored stays ignored.
+    If the block goes on for a second after that, it is broken off by KeyboardInterrupt, and again each second. When it has
+    ended, a Ctrl-C raises KeyboardInterrupt, and a SIGTERM SystemExit with 143, as a shell counts it. A signal that is ignored
+    stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield
@@ -27,24 +28,28 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         caught.append(number)
         for other in before:
             signal.signal(other, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+        signal.setitimer(signal.ITIMER_REAL, _GRACE, _GRACE)
         stop()
 
     def late(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, first) for number in signals}
+    before = {number: signal.getsignal(number) for number in signals}
     alarm = signal.signal(signal.SIGALRM, late)
     try:
+        for number in signals:
+            signal.signal(number, first)
         yield
     except KeyboardInterrupt:
         if signal.SIGTERM not in caught:
             raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in {**before, signal.SIGALRM: alarm}.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # again: a signal may have come in between
+        signal.signal(signal.SIGALRM, alarm)
     if signal.SIGTERM in caught:
         raise SystemExit(128 + signal.SIGTERM)
     if caught:

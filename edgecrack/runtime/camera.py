@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -174,6 +175,8 @@ class Camera:
 
     def _leave(self) -> None:
         self.stop()
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a further Ctrl-C kills; breaking off the wait would crash
         self._ended.wait(self._patience)
 
     def _work(self) -> None:

@@ -77,15 +77,16 @@ class DurableFile(Closing):
             raise unwritable(self.path, error) from error
 
     def _add(self, data: bytes) -> None:
-        rest = memoryview(data)
+        rest, size = memoryview(data), self._size
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError:
+            self._size = size + len(data)
+        except BaseException:  # a full disk takes a part first, and Ctrl-C may come in between
+            self._size = size
             with suppress(OSError):
-                self._file.truncate(self._size)  # a full disk takes a part first
+                self._file.truncate(size)
             raise
-        self._size += len(data)
 
     def _save(self) -> None:
         while not self._closed.wait(_INTERVAL):

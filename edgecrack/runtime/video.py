@@ -40,6 +40,23 @@ class Bytes(Protocol):
         """Take what was written as all of it. Raises OSError."""
 
 
+class _Interruptible:
+    """Stands between PyAV and a target: PyAV passes on what is an Exception, and swallows a Ctrl-C."""
+
+    def __init__(self, target: Bytes) -> None:
+        self._target = target
+        self.interrupt: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._target.write(data)
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            self.interrupt = interrupt
+            raise OSError("interrupted") from interrupt
+
+
 class VideoEncoder(Closing):
     """H.264 (yuv420p) in an MP4 of one fragment a frame, so that each is readable once the next is written.
 
@@ -55,7 +72,8 @@ class VideoEncoder(Closing):
         self._begun: float | None = None  # the time of the first frame, where frames have one
         self._last, self._key = -1, 0  # ticks of the last frame and of the last key frame
         self._target = target
-        self._file: OutputContainer | None = _container(target)
+        self._way = _Interruptible(target)
+        self._file: OutputContainer | None = _container(self._way)
 
     def write(self, image: NDArray[np.uint8], time: float | None = None, *, key: bool = False) -> bool:
         """Add uint8 (H, W, 3) BGR, of the same size as the first, shown from `time` in seconds or at the rate's pace.
@@ -120,6 +138,8 @@ class VideoEncoder(Closing):
             for end in (self._target, file):
                 with suppress(OSError):
                     end.close()
+            if self._way.interrupt:
+                raise self._way.interrupt from None
             if isinstance(error, SourceError):
                 raise
             raise unwritable(self._target.path, error) from error
@@ -183,7 +203,7 @@ def require_av() -> None:
         raise MissingDependency("writing a video needs PyAV; pip install edgecrack[video]") from error
 
 
-def _container(target: Bytes) -> OutputContainer:
+def _container(target: _Interruptible) -> OutputContainer:
     import av
 
     # Through our own file and not FFmpeg's, which keeps silent when the last write fails.

@@ -1,5 +1,6 @@
 """Raw pictures in a pipe."""
 
+import json
 import os
 import pty
 import subprocess
@@ -99,3 +100,16 @@ print(len(frames), road.read, sum(road.dropped.values()), road.rate)
         assert (int(taken), rate) == (count, "None")  # the writer waits, so nothing has to be dropped
     else:
         assert rate == "30.0"
+
+
+def test_the_account_is_in_the_log_also_where_nobody_reads_what_is_printed(model, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", "raw:64x48@30", "--no-drop", "--out", out]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, input=bytes(5 * 48 * 64 * 3), stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["processed"] == 5

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edgecrack.cli.stopping import stoppable
+
 NO_SPACE = 40_000  # bytes a file may have in the test of a full disk
 
 
@@ -328,3 +330,19 @@ def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "edgecrack: interrupted"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_step_that_does_not_end_is_broken_off_each_second() -> None:
+    """One alarm may be used up on a frame, and then a camera that is silent be waited for."""
+    broken = []
+    with pytest.raises(KeyboardInterrupt), stoppable(lambda: None):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            begun = time.monotonic()
+            try:
+                time.sleep(10)
+            except KeyboardInterrupt:
+                broken.append(time.monotonic() - begun)
+    assert len(broken) == 2
+    assert max(broken) < 3
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -261,6 +262,15 @@ def test_a_program_does_not_end_while_a_camera_is_read_though_closing_was_interr
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
     assert "KeyboardInterrupt" in ended.stderr
     assert ended.stdout == "let go of\n"
+
+
+def test_a_further_interrupt_at_the_end_kills_and_does_not_crash():
+    again = "import os, threading; again = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))"
+    survived = PROGRAM.replace("source.close()", "try: source.close()\nexcept KeyboardInterrupt: pass")
+    program = f"{survived}{again}; again.daemon = True; again.start()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stdout == ended.stderr == ""
 
 
 def test_what_waits_when_the_source_is_stopped_is_dropped_by_that_name():

@@ -21,6 +21,8 @@ from edgecrack.runtime import (
     OverlayVideo,
     VideoWriter,
 )
+from edgecrack.runtime.disk import DurableFile
+from edgecrack.runtime.video import VideoEncoder
 
 
 def noise(seed=0, height=48, width=64):
@@ -321,3 +323,43 @@ def test_a_line_of_a_camera_has_its_time_in_utc_and_its_age(tmp_path, monkeypatc
         "reason": "the stream ended",
     }
     assert third == {"event": "summary", "captured": 9, "processed": 6, "dropped": {"newer": 2}, "failed": 1}
+
+
+def test_an_interrupt_while_a_line_is_written_leaves_no_part_of_it(tmp_path, monkeypatch):
+    with DurableFile(tmp_path / "log.jsonl") as file:
+        file.write(b"first\n")
+        real = file._file
+
+        class Interrupted:
+            def write(self, data):
+                real.write(data[:3])
+                raise KeyboardInterrupt
+
+            truncate, closed = real.truncate, False
+
+        monkeypatch.setattr(file, "_file", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            file.write(b"second\n")
+        monkeypatch.undo()
+        file.write(b"third\n")
+    assert (tmp_path / "log.jsonl").read_text() == "first\nthird\n"
+
+
+def test_an_interrupt_while_a_video_is_written_is_not_swallowed(tmp_path):
+    class Target(DurableFile):
+        armed = False
+
+        def write(self, data):
+            if self.armed:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    target = Target(tmp_path / "road.mp4", anew=True)
+    with VideoEncoder(target, 10) as video:
+        for index in range(3):
+            video.write(noise(index))
+        target.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            for index in range(3):
+                video.write(noise(index))
+    assert len(read_video(tmp_path / "road.mp4")) >= 2
