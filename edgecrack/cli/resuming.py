@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgecrack.runtime.sources import CountedSource
 
 _LOG, _RECORD = "log.jsonl", "run.json"
-FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
+_FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Beginning:
         from edgecrack.files import TEMPORARY, write_atomic
 
         try:
-            ours = [self.out.glob(f"{TEMPORARY}*"), *((self.out / each).rglob(f"{TEMPORARY}*") for each in FOLDERS)]
+            ours = [self.out.glob(f"{TEMPORARY}*"), *((self.out / each).rglob(f"{TEMPORARY}*") for each in _FOLDERS)]
             for left in chain(*ours):  # and no more: other runs may write into folders beside them
                 left.unlink()
             if not self.is_resumed:
