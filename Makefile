@@ -50,7 +50,11 @@ demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, sco
 	@echo "so it shows that the pipeline works, not how well cracks are found in the field."
 
 test: $(VENV)/.dev ## Run the tests; with labelled data in EDGECRACK_DATA or ../shared/data also score real frames
-	$(BIN)/python -m pytest
+	@# what computes runs beside what mostly waits, and gives way to it
+	@told=$$(mktemp); nice $(BIN)/python -m pytest tests/real >$$told 2>&1 & real=$$!; \
+	trap "kill $$real" INT TERM; \
+	$(BIN)/python -m pytest --ignore=tests/real; ended=$$?; \
+	wait $$real || ended=$$?; cat $$told; rm $$told; exit $$ended
 
 check: format lint types test ## Format, lint, types and tests
 
