@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
-from edgecrack.errors import FrameError, SourceError, SpecError
+from edgecrack.errors import EngineError, FrameError, SourceError, SpecError
 from edgecrack.runtime import Camera, CrackDetector, LiveSource, SourceOptions, VideoWriter
 from edgecrack.runtime.backends import BACKENDS
 from edgecrack.runtime.tiling import Tiling
@@ -57,6 +57,8 @@ class Recorder:
         assert self.most <= self.depth
 
     def collect(self):
+        if not self.waiting:
+            raise EngineError("nothing is in flight")
         return self.waiting.popleft()
 
     def clone(self):
