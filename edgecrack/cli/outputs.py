@@ -99,13 +99,13 @@ def _claim(stack: ExitStack, out: Path) -> None:
     from edgecrack.runtime.recording import make_folder
 
     make_folder(out)
-    descriptor = os.open(out, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
     try:
+        descriptor = os.open(out, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise SourceError(f"another run writes into {out}; give another --out") from error
-    except OSError:  # a file system on the network may have no locks
+    except OSError:  # a folder may not be looked into, a file system on the network may have no locks
         pass
 
 

@@ -50,9 +50,7 @@ class _Interruptible:
     def write(self, data: bytes) -> int:
         try:
             return self._target.write(data)
-        except Exception:
-            raise
-        except BaseException as interrupt:
+        except (KeyboardInterrupt, SystemExit) as interrupt:
             self.interrupt = interrupt
             raise OSError("interrupted") from interrupt
 
