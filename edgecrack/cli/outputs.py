@@ -67,6 +67,7 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
     from edgecrack.runtime import JsonLines, LiveSource, Sinks
 
     _claim(stack, out)
+    beginning.check_log()
     sinks = stack.enter_context(Sinks())
     room = _room(out, options, sinks.write_event)
     live = isinstance(road, LiveSource)

@@ -29,6 +29,7 @@ class Beginning:
         done: how many of the sources are done with.
         first: the number of the first frame to come, of the first source that is not, or of the cameras.
         images: the numbers and names of the image files that the log has.
+        read: bytes of the log that is gone on with, when it was read.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class Beginning:
     done: int = 0
     first: int = 0
     images: Sequence[tuple[int, str]] = field(default=())
+    read: int = 0
 
     @classmethod
     def of(cls, out: Path, record: Mapping[str, Any], *, resume: bool) -> Beginning:
@@ -49,10 +51,10 @@ class Beginning:
 
         log = out / _LOG
         try:
-            empty = not log.is_file() or not log.stat().st_size
+            read = log.stat().st_size if log.is_file() else 0
         except OSError as error:  # a folder of somebody else, a name that is too long
             raise SourceError(f"cannot write into {out}: {error.strerror or error}") from error
-        if empty:
+        if not read:
             return cls(out, record)
         before = _read(out / _RECORD)
         if not resume:
@@ -63,8 +65,15 @@ class Beginning:
             return cls(out, record)
         _check_same(log, before, record)
         if record["live"]:
-            return cls(out, record, True, first=_next_number(log))
-        return _after(log, cls(out, record, True))
+            return cls(out, record, True, first=_next_number(log), read=read)
+        return _after(log, cls(out, record, True, read=read))
+
+    def check_log(self) -> None:
+        """Raise SourceError where the log has grown since it was read: its last frames would come twice."""
+        from edgecrack.errors import SourceError
+
+        if self.is_resumed and (self.out / _LOG).stat().st_size != self.read:
+            raise SourceError(f"another run wrote into {self.out} until now; give the same command again")
 
     def settle(self) -> None:
         """Begin the log anew, and keep the record, unless they are gone on with; remove what a kill left half-written.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import av
 import cv2
@@ -16,10 +17,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edgecrack.cli.outputs import OutputOptions, open_sinks
+from edgecrack.cli.resuming import Beginning
 from edgecrack.cli.run import run
-from edgecrack.errors import SpecError
+from edgecrack.errors import SourceError, SpecError
 from edgecrack.files import TEMPORARY
-from edgecrack.runtime import VideoWriter
+from edgecrack.runtime import VideoWriter, open_source
 
 KILLS = 50
 FRAMES = 240
@@ -207,6 +210,17 @@ def test_what_the_log_has_is_not_done_again(edgecrack, tmp_path, video, left):
 def test_nothing_to_go_on_with_is_a_beginning(edgecrack, tmp_path, folder):
     edgecrack("--source", folder, "--resume")
     assert len(lines_of(tmp_path / "out")) == len(list(folder.glob("*.png")))
+
+
+def test_a_log_that_grew_since_it_was_read_is_not_gone_on_with(edgecrack, tmp_path, folder):
+    edgecrack("--source", folder)
+    out = tmp_path / "out"
+    beginning = Beginning.of(out, json.loads((out / "run.json").read_text()), resume=True)
+    before = (out / "log.jsonl").read_bytes()
+    (out / "log.jsonl").write_bytes(before + before.splitlines(keepends=True)[-1])
+    with ExitStack() as stack, pytest.raises(SourceError, match="until now; give the same command again"):
+        road = stack.enter_context(open_source(str(folder)))
+        open_sinks(stack, road, out, OutputOptions(), beginning)
 
 
 def test_of_hidden_files_only_what_a_kill_left_of_ours_is_removed(edgecrack, tmp_path, folder):
