@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import time
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """A port of this machine that nobody has now."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_until(condition, process=None, seconds=60):

@@ -21,18 +21,13 @@ from edgecrack.runtime import Account, Detection, Event, Frame
 pytest.importorskip("paho.mqtt", reason="MQTT needs edgecrack[live]")
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-from waiting import wait_until
+from waiting import free_port, wait_until
 
 from edgecrack.runtime import mqtt
 from edgecrack.runtime.mqtt import Broker, MqttMessages
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 USER, PASSWORD = "van-7", "p@ss/w:rd"  # as people choose them, and do not escape them
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def answers(port):

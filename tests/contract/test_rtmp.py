@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from waiting import listened, states, take_until
+from waiting import free_port, listened, states, take_until
 
 from edgecrack.errors import SourceLost
 from edgecrack.runtime import SourceOptions, open_source
@@ -31,9 +31,7 @@ QUICK = {"backoff": (0.05, 0.2), "timeout": 2.0}
 
 class Server:
     def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"rtmp://127.0.0.1:{self.port}/live/drone"
         self.configuration = folder / "nginx.conf"
         self.configuration.write_text(CONFIGURATION.format(module=MODULE, folder=folder, port=self.port))

@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from waiting import listened, states, take_until
+from waiting import free_port, listened, states, take_until
 
 from edgecrack.errors import SourceError, SourceLost
 from edgecrack.runtime import SourceOptions, open_source
@@ -37,9 +36,7 @@ class RtspCamera:
     """The server at one port; `start` waits until it listens."""
 
     def __init__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process = None
 
     @property

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
+from waiting import free_port, wait_until
 
 from edgecrack.runtime import network
 from edgecrack.runtime.sources import described
@@ -42,9 +42,7 @@ class Sender:
     """The sender at one port; `start` waits until it listens."""
 
     def __init__(self):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port(socket.SOCK_DGRAM)
 
     def start(self):
         command = [PYTHON, SENDER, str(self.port), SECRET]

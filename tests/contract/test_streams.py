@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from waiting import listened, states, take_until
+from waiting import free_port, listened, states, take_until
 
 from edgecrack.errors import MissingDependency, SourceError, SourceLost, SpecError
 from edgecrack.runtime import LiveSource, SourceOptions, network, open_source
@@ -244,12 +244,6 @@ def test_a_gstreamer_source_without_gstreamer_is_one_clear_line(source, monkeypa
 
 
 # MPEG-TS over UDP.
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
