@@ -15,7 +15,7 @@ from edgecrack.files import write_atomic
 from studies.plan import Row
 from studies.runs import ended, failed, finished
 
-NOT_RUN, FAILED = "not run", "failed"
+NOT_RUN, NOT_KEPT, FAILED = "not run", "not kept", "failed"
 KEPT = (
     *("best_f1", "f1", "ois", "average_precision", "iou", "best_f1_2px", "f1_2px", "best_f1_5px", "patch_f1"),
     *("f0.3_frame_mean", "best_f1_2px_frame_mean"),
@@ -34,7 +34,7 @@ class Scores:
     def cell(self, metric: str, *, interval: bool = False) -> str:
         """As tables have it."""
         if metric not in self.values:
-            return NOT_RUN
+            return NOT_KEPT
         text = f"{self.values[metric]:.3f}"
         ends = self.intervals.get(metric) if interval else None
         return f"{text} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else text

@@ -24,8 +24,8 @@ better one. *Best* F1 takes the one threshold that is best for the test list its
 one that the run chose on frames held back from its training sets, and what a user gets. Within 2 and 5 pixels means by
 distance, many to one, without thinning. cfd has no official split; ours is 72 and 46 frames. In brackets: 95 % of 1,000
 draws of as many frames; neighbours of one drive are alike, so that those of road_survey are too narrow. One seed where no
-spread is given; *failed* is a run that was tried and ended with an error, *not run* one that was not. Weights that saw cfd
-serve these tables and are not shipped.
+spread is given; *failed* is a run that was tried and ended with an error, *not run* one that was not,
+*not kept* a number of a run whose folder is gone. Weights that saw cfd serve these tables and are not shipped.
 """
 TITLES = {
     "left-out": "Cameras left out",

@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib", reason="the picture is drawn")
 import frontier
 from studies import papers, roofline, tables
 from studies.costs import pace, scoring_hours, step_seconds, training_hours
-from studies.found import Found
+from studies.found import Found, Scores
 from studies.plan import COMPACT, SEEDS, SETS, VARIANTS, chosen, plan, rehearsed
 
 METRICS = ("best_f1", "f1", "ois", "average_precision", "iou", "best_f1_2px", "f1_2px", "best_f1_5px", "patch_f1")
@@ -143,6 +143,10 @@ def test_a_rehearsal_takes_every_path_of_the_plan():
     assert any(row.unlabelled for row in small)
     assert any(row.int8 for row in small)
     assert {row.steps for row in small} == {4}
+
+
+def test_a_number_that_was_not_kept_is_not_said_to_be_not_run():
+    assert [Scores({"best_f1": 0.5}, {}).cell(metric) for metric in ("best_f1", "f1_2px")] == ["0.500", "not kept"]
 
 
 def test_the_page_has_finished_rows_and_says_of_the_others_that_they_were_not_run(finish, tmp_path):
