@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 NETS = ("msfnet", "scnet", "aelf-unet", "cacpnet")
 SETS = ("road_survey", "uav", "cfd")
@@ -17,6 +18,12 @@ SIZES = {"road_survey": "1024x640", "uav": "448x448", "cfd": "480x320"}  # the f
 RENDERED = 400
 SHARES = (0.035, 0.125, 1.0)  # of road_survey's labels
 SEEDS = (0, 1, 2)
+
+# what may carry over to a camera left out -> how a run differs that does without it
+MOVED: dict[str, dict[str, Any]] = {
+    "no-rendered": {"rendered": 0},
+    "no-scales-and-light": {"settings": ("augmentation=scnet",)},
+}
 
 # ablation -> net, its variants: what each sets beside `ABLATED`; the first is the net as it is
 VARIANTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
@@ -158,7 +165,7 @@ def _folders(data: Path, names: Iterable[str]) -> str:
 
 def plan() -> list[Row]:
     """Every row, the most important first."""
-    return [*_left_out(), *_papers(), *_few_labels(), *_ablations(), *_cross(), *_widths()]
+    return [*_left_out(), *_papers(), *_few_labels(), *_ablations(), *_cross(), *_widths(), *_moved()]
 
 
 def chosen(rows: Iterable[Row], patterns: str) -> list[Row]:
@@ -196,6 +203,18 @@ def _without(out: str, net: str, width: float, name: str) -> Row:
         settings=("validate_steps=200",),
         int8=("cfd",) if out == "cfd" else (),
     )
+
+
+def _moved() -> list[Row]:
+    """MSF-Net without what is to help it on a camera left out, on the two that look down; the third it does not reach."""
+    rows = []
+    for variant, less in MOVED.items():
+        for out in ("cfd", "uav"):
+            row = _without(out, "msfnet", COMPACT["msfnet"], f"moved-{variant}-{out}")
+            settings = (*row.settings, *less.get("settings", ()))
+            rendered = less.get("rendered", row.rendered)
+            rows.append(replace(row, study="moved", tests=(out,), rendered=rendered, settings=settings, int8=()))
+    return rows
 
 
 def _papers() -> list[Row]:

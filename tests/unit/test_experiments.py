@@ -73,7 +73,7 @@ def test_the_plan_fits_into_half_a_day_and_names_each_run_once():
     assert sum(map(training_hours, rows)) <= 12
     assert len({row.name for row in rows}) == len({row.key for row in rows}) == len(rows)
     assert all(scoring_hours(row) > 0 for row in rows)
-    assert {row.study for row in rows} == {"left-out", "papers", "few", "ablation", "cross", "width"}
+    assert {row.study for row in rows} == {"left-out", "papers", "few", "ablation", "cross", "width", "moved"}
 
 
 def test_a_set_that_is_left_out_is_not_trained_on_and_is_tested_on():
@@ -92,6 +92,12 @@ def test_runs_that_are_compared_differ_in_what_is_compared_alone():
         assert len(same) == 1
         assert same.pop().net == net
         assert len({run.settings for run in runs}) == len(variants)
+    for row in plan():
+        if row.study == "moved":
+            whole = by_name(f"left-out-{row.tests[0]}-msfnet")
+            assert (row.rendered == whole.rendered) != (row.settings == whole.settings), "one thing at a time"
+            kept = {"name": "", "study": "", "tests": (), "int8": (), "rendered": 0, "settings": ()}
+            assert dataclasses.replace(row, **kept) == dataclasses.replace(whole, **kept)
     few = [row for row in plan() if row.study == "few"]
     assert len({(row.steps, row.batch, row.crop, row.settings, row.net) for row in few}) == 1
     for claim in papers.CLAIMS:
@@ -172,7 +178,7 @@ def test_the_page_has_finished_rows_and_says_of_the_others_that_they_were_not_ru
     ]
     assert line_of(page, "`papers-scnet`")[4] == "not run"
     assert line_of(page, "cfd", "not run / not run")
-    assert "4 of 80 rows are finished" in page
+    assert "4 of 84 rows are finished" in page
     for row in plan():
         assert str(row.told[0]) in page
 
@@ -185,7 +191,7 @@ def test_scores_of_a_row_whose_int8_failed_are_shown(finish, tmp_path):
     )
     page = tables.written("", found(tmp_path))
     assert line_of(page, "`scnet`", "0.25")[2:5] == ["failed", "failed", "0.600"]
-    assert "0 of 80 rows are finished" in page
+    assert "0 of 84 rows are finished" in page
 
 
 def test_a_claim_holds_when_every_seed_agrees(finish, tmp_path):
