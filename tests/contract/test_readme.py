@@ -34,6 +34,26 @@ def command_lines(text: str) -> list[str]:
 COMMANDS = [(page, line) for page, text in PAGES.items() for line in command_lines(text)]
 
 
+LINKS = [
+    (page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_a_link_in_the_documents_leads_somewhere(page: str, link: str) -> None:
+    here = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    path, _, anchor = link.partition("#")
+    there = here.parent / path if path else here
+    assert there.exists()
+    assert not anchor or anchor in anchors(there)
+
+
 def options_of(command: Any) -> set[str]:
     return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
 
@@ -58,7 +78,7 @@ def test_a_command_in_the_documents_exists(page: str, line: str) -> None:
 
 def test_the_python_of_the_readme_runs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scnet.int8-cpu.onnx").write_bytes(model.read_bytes())
+    (tmp_path / "msfnet.int8-cpu.onnx").write_bytes(model.read_bytes())
     frame = np.full((48, 64, 3), 30, np.uint8)
     frame[:, 30:34] = 200
     cv2.imwrite("frame.jpg", frame)
@@ -66,7 +86,7 @@ def test_the_python_of_the_readme_runs(model: Path, tmp_path: Path, monkeypatch:
     for _ in range(3):
         video.write(frame)
     video.release()
-    python = [block for block in blocks(PAGES["README.md"], "python") if "scnet.int8-cpu.onnx" in block]
+    python = [block for block in blocks(PAGES["README.md"], "python") if "msfnet.int8-cpu.onnx" in block]
     assert python
     for block in python:
         (tmp_path / "readme.py").write_text(block)
