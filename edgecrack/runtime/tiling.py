@@ -132,17 +132,25 @@ def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInte
     """How a frame of `height` x `width` pixels is shown to the model.
 
     "fit" scales it, "tile" cuts one larger than the model takes into windows, "auto" does so when fitting would shrink it
-    below the least scale that the net was trained at, and logs what it chose. With a region of interest only the box
-    around it is fitted, or the windows that touch it are cut. Raises SpecError when the region is outside the frame.
+    below the least scale that the net was trained at, and logs what it chose; "fit" warns of it. With a region of interest
+    only the box around it is fitted, or the windows that touch it are cut. Raises SpecError when the region is outside the
+    frame.
     """
     region = roi.within(height, width) if roi else Region(0, height, 0, width)
     fit = Fit.of(region.bottom - region.top, region.right - region.left, spec.input_frame)
-    tiled = tile == "tile" or (tile == "auto" and _shrunk(fit, spec) < spec.scales[0])
+    too_small = _shrunk(fit, spec) < spec.scales[0]
+    tiled = tile == "tile" or (tile == "auto" and too_small)
     tiled = tiled and (height > spec.input_frame.height or width > spec.input_frame.width)
     if tile == "auto":
         _log.info(
             "%s frames of %dx%d: fitted they are at scale %.2f, and %s was trained at %g to %g",
             *("tiling" if tiled else "fitting", width, height, _shrunk(fit, spec), spec.name, *spec.scales),
+        )
+    if tile == "fit" and too_small:
+        _log.warning(
+            "frames of %dx%d are shrunk to %.2f of their size, and %s was trained down to %g: thin cracks are lost; export "
+            'with a larger --size, or cut the frames into tiles: --tile auto, tile="auto"',
+            *(width, height, _shrunk(fit, spec), spec.name, spec.scales[0]),
         )
     if tiled:
         return Tiling.of(height, width, spec.input_frame, region)

@@ -156,6 +156,15 @@ def test_what_auto_took_is_logged_with_its_reason(caplog):
     ]
 
 
+@pytest.mark.parametrize(("tile", "warned"), [("fit", True), ("auto", False), ("tile", False)])
+def test_fitting_below_the_scales_of_the_model_is_warned_of(caplog, tile, warned):
+    place(96, 128, SPEC, tile, None)
+    place(480, 640, SPEC, tile, None)
+    place(480, 640, SPEC, tile, parse_region("0,0 99,0 99,79"))
+    told = "frames of 640x480 are shrunk to 0.10 of their size, and scnet was trained down to 0.3: thin cracks are lost"
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [told] * warned
+
+
 def test_auto_goes_by_the_scales_of_the_model_and_by_the_region():
     tolerant = ModelSpec("scnet", frame=NET, scales=(0.05, 1.0))
     assert isinstance(place(480, 640, tolerant, "auto", None), Fit)
