@@ -170,3 +170,19 @@ def start_page(model, tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def roads(tmp_path_factory):
+    """A folder of eight small labelled frames."""
+    folder = tmp_path_factory.mktemp("data") / "roads"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(8):
+        rng = np.random.default_rng(index)
+        mask = np.zeros((64, 96), np.uint8)
+        cv2.polylines(mask, [rng.integers(0, 64, (3, 2)).astype(np.int32)], False, 255, 3)
+        image = (rng.normal(150, 10, (64, 96, 3)) - 0.4 * mask[:, :, None]).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), image)
+        cv2.imwrite(str(folder / "masks" / f"{index}.png"), mask)
+    return folder

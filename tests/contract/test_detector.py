@@ -1,24 +1,16 @@
+"""The detector on a backend that records what it is asked: what a frame is, batches, errors, thresholds and threads."""
+
 import threading
 import time
-import weakref
 from collections import deque
 
-import cv2
 import numpy as np
 import pytest
+from drawings import grey, noise
 
 from edgecrack.errors import EngineError, FrameError, SourceError, SpecError
-from edgecrack.runtime import CrackDetector, JsonLines, VideoWriter, open_backend, open_source
-from edgecrack.runtime.backends import BACKENDS
+from edgecrack.runtime import CrackDetector, VideoWriter, open_source
 from edgecrack.spec import FrameSpec, ModelSpec
-
-
-def noise(seed=0, height=48, width=64):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def grey(value, height=48, width=64):
-    return np.full((height, width, 3), value, np.uint8)
 
 
 class Recorder:
@@ -53,35 +45,9 @@ class Recorder:
         self.closed += 1
 
 
-@pytest.fixture(params=BACKENDS)
-def detector(request, model):
-    with CrackDetector(model, backend=request.param) as opened:
-        yield opened
-
-
 @pytest.fixture
 def recorder():
     return Recorder()
-
-
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (96, 128), (50, 64), (480, 640), (201, 77), (1, 1), (7, 900)])
-def test_a_frame_of_any_size_is_answered_at_its_own_size(detector, height, width):
-    frame = grey(30, height, width)
-    frame[: height // 2] = 220
-    detection = detector.run(frame)
-    assert detection.probability.shape == detection.mask.shape == (height, width)
-    if height > 40:
-        edge = height // 2
-        assert detection.mask[: edge - height // 16].all()
-        assert not detection.mask[edge + height // 16 :].any()
-    assert detection.probability[-1, -1] <= 31 or height < 8
-
-
-def test_a_frame_of_the_nets_size_is_answered_pixel_by_pixel(detector):
-    detection = detector.run(noise())
-    assert np.abs(detection.probability.astype(float) - noise().mean(2)).max() <= 1.01
-    np.testing.assert_array_equal(detection.mask, detection.probability >= 102)  # 0.4, the model's own
-    assert all(spent > 0 for spent in detection.speed.values())
 
 
 def test_the_frame_goes_in_without_a_copy_when_it_fits(recorder):
@@ -133,16 +99,6 @@ def test_what_is_no_frame_is_refused_in_words(recorder, frame, words):
     assert detector.run(grey(7)).probability[0, 0] == 7  # and nothing was left at the backend
 
 
-def test_a_stream_gives_every_frame_in_order_with_its_own_answer(detector):
-    images = [grey(5 * index, 48 + index % 3, 64) for index in range(20)]
-    results = list(detector.stream(iter(images)))
-    assert [frame.index for frame, _ in results] == list(range(20))
-    for image, (frame, detection) in zip(images, results, strict=True):
-        assert frame.image is image
-        assert detection.probability.shape == image.shape[:2]
-        assert abs(int(detection.probability.max()) - image[0, 0, 0]) <= 1
-
-
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_stream_keeps_the_backend_busy(depth):
     recorder = Recorder(depth=depth)
@@ -167,16 +123,6 @@ def test_one_frame_fills_a_batch_too(recorder):
     recorder = Recorder(batch=3)
     assert CrackDetector(recorder).run(grey(9)).probability[0, 0] == 9
     assert recorder.calls[0].shape[0] == 3
-
-
-def test_frames_of_many_sizes_share_a_batch(tmp_path, write_model):
-    path = write_model(tmp_path / "a.onnx", ModelSpec("scnet", frame=FrameSpec(48, 64), batch=2))
-    images = [grey(40, 300, 200), grey(90, 30, 50), grey(160, 48, 64)]
-    with CrackDetector(path) as detector:
-        results = [detection.probability for _, detection in detector.stream(images)]
-    for image, probability in zip(images, results, strict=True):
-        assert probability.shape == image.shape[:2]
-        assert np.abs(probability.astype(int) - int(image[0, 0, 0])).max() <= 1
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -214,38 +160,9 @@ def test_an_error_of_the_backend_ends_the_stream_and_frees_the_detector(recorder
     assert detector.run(grey(50)).probability[0, 0] == 50
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_an_interrupt_that_is_survived_gives_no_frame_the_answer_of_another(model, name, monkeypatch):
-    """Ctrl-C in a notebook, at the worst moment: the call is started, and nobody knows of it yet."""
-    with CrackDetector(model, backend=name) as detector:
-        start = detector.backend.submit
-
-        def submit(frames):
-            start(frames)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(detector.backend, "submit", submit)
-            detector.run(grey(10))
-        for value in (50, 200):
-            assert abs(int(detector.run(grey(value)).probability[0, 0]) - value) <= 1
-
-
 def test_an_unreadable_source_is_told_when_the_stream_begins(recorder, tmp_path):
     with pytest.raises(SourceError, match="no file or folder"):
         next(CrackDetector(recorder).stream(tmp_path / "nothing.mp4"))
-
-
-@pytest.mark.parametrize("taken", [0, 1, 3])
-def test_a_stream_may_be_left_at_any_time(detector, taken):
-    detector.run(grey(1))  # the backend has its worker now
-    before = threading.active_count()
-    stream = detector.stream(grey(10 + index) for index in range(50))
-    for _ in range(taken):
-        next(stream)
-    stream.close()
-    assert threading.active_count() == before
-    assert abs(int(detector.run(grey(200)).probability[0, 0]) - 200) <= 1  # not the answer to an abandoned frame
 
 
 def test_leaving_a_stream_closes_its_source(recorder, tmp_path):
@@ -257,46 +174,6 @@ def test_leaving_a_stream_closes_its_source(recorder, tmp_path):
     next(stream)
     stream.close()
     assert list(source) == []
-
-
-def test_no_thread_outlives_the_detector(model):
-    before = threading.active_count()
-    for name in BACKENDS:
-        with CrackDetector(model, backend=name) as detector:
-            next(detector.stream([grey(1)] * 9))
-    assert threading.active_count() == before
-
-
-def test_a_video_is_streamed_to_a_log(detector, tmp_path):
-    with VideoWriter(tmp_path / "road.mp4", 25) as video:
-        for value in range(25):
-            video.write(grey(10 * value, 120, 160))
-    with JsonLines(tmp_path / "log.jsonl") as log:
-        results = list(detector.stream(tmp_path / "road.mp4"))
-        for frame, detection in results:
-            log.write(frame, detection)
-    bright = [detection.crack_share > 0.99 for _, detection in results]
-    assert bright == [10 * value > 102 for value in range(25)]
-    np.testing.assert_allclose([frame.captured_at for frame, _ in results], np.arange(25) / 25, atol=1e-3)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 25
-
-
-def test_a_folder_of_images_is_streamed(detector, tmp_path):
-    for index in range(3):
-        cv2.imwrite(str(tmp_path / f"{index}.png"), grey(100 * index, 60 + index, 90))
-    results = list(detector.stream(tmp_path))
-    assert [detection.mask.shape for _, detection in results] == [(60, 90), (61, 90), (62, 90)]
-    assert [detection.mask.all() for _, detection in results] == [False, False, True]
-
-
-def test_the_threshold_is_the_models_own_unless_it_is_set(model, spec):
-    with CrackDetector(model) as detector:
-        assert detector.spec == spec
-        assert detector.threshold == detector.run(grey(1)).threshold == 0.4
-    with CrackDetector(model, threshold=0.9) as detector:
-        assert detector.run(grey(200)).crack_share == 0
-        detector.threshold = 0.1
-        assert detector.run(grey(200)).crack_share == 1
 
 
 def test_setting_the_threshold_in_a_stream_holds_for_later_detections(recorder):
@@ -335,21 +212,6 @@ def test_a_second_thread_is_refused_while_the_first_runs(recorder):
     assert detector.run(grey(4)).probability[0, 0] == 4
 
 
-def test_a_clone_works_for_a_second_thread_with_the_threshold_of_then(detector):
-    detector.threshold = 0.7
-    stream = detector.stream([grey(10 * index) for index in range(9)])
-    next(stream)
-    found = []
-    with detector.clone() as clone:
-        detector.threshold = 0.2
-        thread = threading.Thread(target=lambda: found.append(clone.run(grey(200))))
-        thread.start()
-        thread.join()
-    assert abs(int(found[0].probability[0, 0]) - 200) <= 1
-    assert found[0].threshold == 0.7
-    assert len(list(stream)) == 8
-
-
 def test_a_run_is_refused_while_a_stream_is_not_finished(recorder):
     detector = CrackDetector(recorder)
     stream = detector.stream([grey(1)] * 5)
@@ -359,49 +221,3 @@ def test_a_run_is_refused_while_a_stream_is_not_finished(recorder):
             call()
     assert len(list(stream)) == 4
     assert detector.run(grey(2)).probability[0, 0] == 2
-
-
-def test_a_closed_detector_refuses_work(detector):
-    stream = detector.stream([grey(1)] * 9)
-    next(stream)
-    detector.close()
-    detector.close()
-    with pytest.raises(EngineError, match="closed"):
-        list(stream)
-    for call in (lambda: detector.run(grey(1)), lambda: next(detector.stream([grey(1)]))):
-        with pytest.raises(EngineError, match="this detector is closed"):
-            call()
-
-
-def test_an_open_backend_is_taken_over(model):
-    backend = open_backend(model, "onnxruntime")
-    with CrackDetector(backend) as detector:
-        assert detector.backend is backend
-        assert detector.run(grey(80)).probability[0, 0] in (79, 80)
-    with pytest.raises(EngineError, match="closed"):
-        backend.submit(grey(1)[np.newaxis])
-
-
-def test_detections_outlive_later_frames(detector):
-    kept = [detector.run(grey(60 * index)) for index in range(5)]
-    assert [round(int(detection.probability[0, 0]) / 60) for detection in kept] == list(range(5))
-
-
-def test_the_libraries_agree(model):
-    frame = noise(3, 300, 500)
-    answers = []
-    for name in BACKENDS:
-        with CrackDetector(model, backend=name) as detector:
-            answers.append(detector.run(frame).probability.astype(int))
-    assert np.abs(answers[0] - answers[1]).max() <= 1
-
-
-def test_closing_lets_go_of_frames_when_the_call_that_reads_them_is_over(model, monkeypatch):
-    backend, frames, there = open_backend(model, "openvino"), noise()[np.newaxis].copy(), []
-    release, held = backend._release, weakref.ref(frames)
-    monkeypatch.setattr(backend, "_release", lambda: (there.append(held() is not None), release()))
-    backend.submit(frames)
-    del frames
-    backend.close()
-    assert there == [True]
-    assert held() is None

@@ -1,30 +1,24 @@
-"""The page of `run --live`: who is let in, what it serves, what it costs, and how it looks to a browser."""
+"""The page of `run --live`: what it serves, who is let in, and what it costs."""
 
 from __future__ import annotations
 
 import gc
 import json
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import weakref
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 import pytest
 
-from edgecrack.cli.watching import Places, open_watchers
 from edgecrack.errors import SourceError
-from edgecrack.runtime import CrackDetector, Detection, Event, Frame, JsonLines, Sinks, open_source
+from edgecrack.runtime import CrackDetector, Detection, Event, Frame, open_source
 
 pytest.importorskip("starlette", reason="the page needs edgecrack[live]")
+from visitor import ask, picture, state
 from waiting import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -35,22 +29,6 @@ from edgecrack.runtime.page import Page
 from edgecrack.runtime.readings import Readings
 
 TOKEN = "not-a-secret-at-all"  # noqa: S105
-
-
-def ask(url, method="GET", **headers):
-    """The status, the headers and the text of what is answered; no redirect is followed."""
-
-    class Stay(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *arguments):
-            return None
-
-    request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
-    try:
-        with urllib.request.build_opener(Stay).open(request, timeout=20) as answer:
-            return answer.status, answer.headers, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers, error.read().decode()
 
 
 class Run:
@@ -94,23 +72,6 @@ def begin(model, tmp_path):
     for run in runs:
         run.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "edgecrack page"]
-
-
-def picture(viewer):
-    """The next picture that `viewer` is given: the number of its source and its pixels."""
-    while True:
-        viewer.send("next")
-        message = viewer.recv(20)
-        if isinstance(message, bytes):
-            return message[0], cv2.imdecode(np.frombuffer(message[1:], np.uint8), cv2.IMREAD_COLOR)
-
-
-def state(viewer):
-    while True:
-        viewer.send("next")
-        message = viewer.recv(20)
-        if isinstance(message, str):
-            return json.loads(message)
 
 
 # What it serves
@@ -396,79 +357,3 @@ def test_it_ends_though_viewers_do_not(begin, capfd):
     with Door(str(run.port)):
         pass
     assert capfd.readouterr() == ("", "")
-
-
-# As a command
-
-
-def marks(out):
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().split("\n")[:-1]]
-    return [line for line in lines if line.get("event") == "marked"]
-
-
-def test_a_full_disk_is_told_and_a_place_is_not_called_marked(model, tmp_path):
-    source = open_source([np.zeros((48, 64, 3), np.uint8)])
-    with ExitStack() as stack:
-        detector = stack.enter_context(CrackDetector(model))
-        written, door = Sinks(), Door("0")
-        written.add(tmp_path / "log.jsonl", stack.enter_context(JsonLines("/dev/full")))
-        places = Places(door, None)
-        watchers = open_watchers(stack, places, detector, source, tmp_path, written, headless=True)
-        frame = Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0, source.name)
-        watchers.sinks.write(frame, detector.run(frame.image))
-        for _ in range(2):
-            code, _, words = ask(door.url + "mark", "POST")
-            assert (code, words) == (507, "cannot write /dev/full: No space left on device")
-        with connect(door.url.replace("http", "ws") + "watch") as viewer:
-            assert state(viewer)["troubles"] == ["cannot write /dev/full: No space left on device"]
-
-
-def test_a_port_in_use_is_one_line_before_anything_is_touched(model, tmp_path):
-    with Door("0") as door:
-        port = str(urlsplit(door.url).port)
-        command = [
-            sys.executable,
-            "-m",
-            "edgecrack",
-            "run",
-            tmp_path / "no-model",
-            "--source",
-            "0",
-            "--out",
-            tmp_path / "out",
-        ]
-        done = subprocess.run([*command, "--live", port], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == (
-        f"edgecrack: the page cannot be at {port}: Address already in use; give --live another address or port\n"
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_token_is_printed_once_and_kept_out_of_the_results(start_page, camera, tmp_path):
-    process, address = start_page("--source", camera.url, live="0.0.0.0:0")
-    token = urlsplit(address).query.removeprefix("token=")
-    url = f"http://127.0.0.1:{urlsplit(address).port}/"
-    assert ask(url)[0] == 401
-    status = wait_until(lambda: ask(url + "mark", "POST", Authorization=f"Bearer {token}")[0] == 200)
-    assert status
-    process.send_signal(signal.SIGINT)
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(marks(tmp_path / "out")) == 1
-    stderr = (tmp_path / "stderr").read_text()
-    assert stderr.count(token) == 1
-    assert "secret" not in stderr
-    assert token not in stdout + (tmp_path / "out" / "log.jsonl").read_text()
-
-
-def test_ctrl_c_ends_it_though_somebody_watches(start_page, camera):
-    process, url = start_page("--source", camera.url)
-    with connect(f"ws://127.0.0.1:{urlsplit(url).port}/watch") as viewer:
-        picture(viewer)
-        process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        process.communicate(timeout=60)
-        assert time.monotonic() - begun < 10
-    assert process.returncode == 130

@@ -1,9 +1,7 @@
-"""Training as a user starts it: several processes, kills, full disks, checkpoints to go on from, HED's edges, a search."""
+"""Training as a user starts it: several processes, kills, full disks, checkpoints to go on from, HED's edges, few labels."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import json
 import shutil
@@ -14,13 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from command_line import here
 from safetensors.torch import save_file
 
-from edgecrack.cli import main
 from edgecrack.errors import SpecError
 from edgecrack.models import HED, build_model
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
@@ -28,7 +25,6 @@ from edgecrack.models.external import load_hed, start_from_vgg, with_hed
 from edgecrack.onnx_graph import read_onnx
 from edgecrack.spec import ModelSpec
 from edgecrack.training.recipes import Recipe
-from edgecrack.training.search import Search
 from edgecrack.training.states import stored_recipe
 
 TINY = ["--width", "0.0625", "--rendered", "0", "--batch", "2", "--crop", "32", "--threads", "1", "--device", "cpu"]
@@ -36,37 +32,9 @@ TINY = ["--width", "0.0625", "--rendered", "0", "--batch", "2", "--crop", "32", 
 FLOAT = ["--set", "precision=fp32", "--set", "warm_up=0", "--set", "optimiser=sgd", "--learning-rate", "0.05"]
 
 
-@pytest.fixture(scope="module")
-def roads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of eight small labelled frames."""
-    folder = tmp_path_factory.mktemp("data") / "roads"
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for index in range(8):
-        rng = np.random.default_rng(index)
-        mask = np.zeros((64, 96), np.uint8)
-        cv2.polylines(mask, [rng.integers(0, 64, (3, 2)).astype(np.int32)], False, 255, 3)
-        image = (rng.normal(150, 10, (64, 96, 3)) - 0.4 * mask[:, :, None]).clip(0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / "images" / f"{index}.png"), image)
-        cv2.imwrite(str(folder / "masks" / f"{index}.png"), mask)
-    return folder
-
-
 def edgecrack(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "edgecrack"]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
-
-
-def here(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same in this process, which has its libraries loaded."""
-    out, err = io.StringIO(), io.StringIO()
-    code: Any = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = ended.code
-    return subprocess.CompletedProcess([], code or 0, out.getvalue(), err.getvalue())
 
 
 def trained(*arguments: object, alone: bool = True) -> Path:
@@ -345,95 +313,7 @@ def test_vgg_starts_the_encoder_of_a_net_of_its_width(tmp_path: Path) -> None:
         start_from_vgg(net, tmp_path / "densenet.safetensors")
 
 
-# A search
-
-GRID = {"gamma1": [-0.07, 0.0, 0.07], "gamma2": [-0.03, 0.03]}
-
-
-def test_a_search_visits_each_point_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    seen: list[dict[str, float]] = []
-
-    def evaluate(point: dict[str, float]) -> float:
-        seen.append(point)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return 1 - (point["gamma1"] - 0.07) ** 2 - (point["gamma2"] - 0.03) ** 2
-
-    with pytest.raises(KeyboardInterrupt):
-        Search(tmp_path, GRID, "a run").run(evaluate, lambda _: None)
-    assert len(Search(tmp_path, GRID, "a run").scores) == 2
-    lines: list[str] = []
-    best, score = Search(tmp_path, GRID, "a run").run(evaluate, lines.append)
-    assert (best, score) == ({"gamma1": 0.07, "gamma2": 0.03}, 1)
-    assert len(seen) == 7  # the third was interrupted and came again
-    assert [point for index, point in enumerate(seen) if index != 2] == Search(tmp_path, GRID, "a run").points
-    assert [line.split()[0] for line in lines] == ["3/6", "4/6", "5/6", "6/6"]
-    picture = cv2.imread(str(tmp_path / "heat_map.png"))
-    assert picture is not None
-    assert picture.std() > 10
-    with pytest.raises(SpecError, match="holds another search"):
-        Search(tmp_path, {**GRID, "gamma2": [0.0]}, "a run")
-    with pytest.raises(SpecError, match="holds another search"):
-        Search(tmp_path, GRID, "another run")
-
-
-def test_what_a_killed_search_left_in_its_journal_takes_no_score_of_another_point(tmp_path: Path) -> None:
-    search = Search(tmp_path, GRID, "a run")
-    search.study.enqueue_trial(search.points[0])
-    search.run(lambda point: point["gamma1"] + 10 * point["gamma2"], lambda _: None)
-    assert [point for point, _ in search.scores] == search.points
-    assert all(score == point["gamma1"] + 10 * point["gamma2"] for point, score in search.scores)
-
-
-def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: Path) -> None:
-    told = [
-        "--data",
-        roads,
-        "--width",
-        "0.0625",
-        "--steps",
-        "1",
-        "--set",
-        "batch=1",
-        "--set",
-        "crop=32",
-        "--threads",
-        "1",
-    ]
-    done = here("search", *told, "--device", "cpu", "--grid", "gamma1=-0.07,0", "-o", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("--set gamma1=")
-    for point in ("gamma1=-0.07", "gamma1=0.0"):
-        recipe = stored_recipe(tmp_path / point / "best.safetensors")
-        assert recipe is not None
-        assert recipe.loss == {"gamma1": float(point.partition("=")[2])}
-    wrong = here("search", *told, "--grid", "colour=1,2", "-o", tmp_path / "x")
-    assert wrong.returncode == 1
-    assert "aelf-unet has no switch 'colour'" in wrong.stderr
-
-
-def test_a_point_that_diverges_ends_no_search_and_sizes_can_be_searched(tmp_path: Path, roads: Path) -> None:
-    told = [
-        "--data",
-        roads,
-        "--width",
-        "0.0625",
-        "--steps",
-        "2",
-        "--set",
-        "batch=1",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    done = here("search", *told, "--grid", "learning_rate=1e30,1e-4", "--set", "crop=32", "-o", tmp_path / "a")
-    assert done.returncode == 0, done.stderr
-    assert "learning_rate=1e+30 counts as 0: the " in done.stderr
-    assert "2/2  learning_rate=0.0001" in done.stderr
-    done = here("search", *told, "--grid", "crop=32,64x32", "-o", tmp_path / "b")
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "b").glob("crop=*")} == {"crop=32", "crop=64x32"}
+# Few labels
 
 
 def test_few_labels_and_a_teacher_are_told_on_the_command_line(tmp_path: Path, roads: Path) -> None:

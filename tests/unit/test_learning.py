@@ -1,4 +1,4 @@
-"""Ways to learn and to end: few labels, a teacher, averages, patience, plateaus; what a sick net is told."""
+"""How a run goes on and ends: averages, patience, plateaus; what is told of it and of a sick net; what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,241 +16,29 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from short_runs import Roads, one_thread, same, stopped, trainer
 from torch import Tensor, nn
 
-from edgecrack.dataset import LabelledFrame
 from edgecrack.errors import SpecError
 from edgecrack.metrics import Counts, counts
-from edgecrack.models import MODELS, build_model
-from edgecrack.models.checkpoint import load_checkpoint, load_tensors
+from edgecrack.models import build_model
+from edgecrack.models.checkpoint import load_tensors
 from edgecrack.spec import FrameSpec, ModelSpec
-from edgecrack.training import semi_supervised
 from edgecrack.training.averages import Average
-from edgecrack.training.crops import Crops, Views
 from edgecrack.training.data import Frames
 from edgecrack.training.fit import Trainer
-from edgecrack.training.losses import LOSSES
-from edgecrack.training.objectives import Distilled, Learner, distillation
-from edgecrack.training.recipes import Recipe, recipe_for
-from edgecrack.training.semi_supervised import FewLabels
+from edgecrack.training.recipes import recipe_for
 from edgecrack.training.states import LAST, stored_recipe
 from edgecrack.training.validation import ailment, best_level, pooled_over, score
-
-NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.0625, "scnet": 0.05}
-TINY: dict[str, Any] = {"steps": 4, "batch": 2, "crop": FrameSpec(32, 32), "warm_up": 0}
-EAGER = {"unlabelled_batch": 2, "bank_least": 1, "contrast_start": 0.0, "sure_labelled": 0.0, "sure_crack": 0.5}
-EAGER |= {"sure_background": 0.5, "contrast_ramp": 0.0}
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
-class Roads:
-    """Four frames of a dark line on grey, in memory."""
-
-    def __init__(self, name: str = "roads", first: int = 0) -> None:
-        self.name, self.first = name, first
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        rng = np.random.default_rng(self.first + index)
-        drawn = np.zeros((40, 50), np.uint8)
-        cv2.polylines(drawn, [rng.integers(0, 40, (2, 2)).astype(np.int32)], False, 1, 3)
-        image = rng.normal(150, 8, (40, 50, 3)) - 90 * drawn[:, :, None]
-        return LabelledFrame(f"{self.name}-{index}", image.clip(0, 255).astype(np.uint8), drawn > 0)
-
-
-def trainer(
-    folder: Path,
-    name: str = "msfnet",
-    *,
-    resume: bool = False,
-    unlabelled: Sequence[Frames] = (),
-    teacher: Any = None,
-    tensorboard: bool = False,
-    **recipe: Any,
-) -> Trainer:
-    plan = Recipe(**{**TINY, **recipe})
-    spec = ModelSpec(name, NARROW[name])
-    held: list[Frames] = [Roads("held", 9)]
-    extra: dict[str, Any] = {"unlabelled": unlabelled, "teacher": teacher, "tensorboard": tensorboard}
-    return Trainer(spec, plan, [Roads()], held, folder, resume=resume, **extra)
+    one_thread()
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def same(one: Path, other: Path) -> bool:
-    (first, _), (second, _) = load_tensors(one / LAST), load_tensors(other / LAST)
-    assert first.keys() == second.keys()
-    return all(torch.equal(value, second[key]) for key, value in first.items())
-
-
-def stopped(training: Trainer, after: int) -> None:
-    """Ctrl-C after so many steps."""
-    steps: list[None] = []
-
-    def press(*_: Any) -> None:
-        steps.append(None)
-        if len(steps) == after:
-            raise KeyboardInterrupt
-
-    training.log.step = press  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        training.run(lambda _: None)
-    assert training.made.step == after
-
-
-# Few labels
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_any_net_learns_from_unlabelled_frames_too_and_resumes_bit_for_bit(tmp_path: Path, name: str) -> None:
-    settings: dict[str, Any] = {
-        "unlabelled": [Roads("unlabelled", 20)],
-        "contrast": {**EAGER, "mean_teacher": 0.9, "pseudo_weight": 0.1},
-    }
-    trainer(tmp_path / "whole", name, **settings).run(lambda _: None)
-    stopped(trainer(tmp_path / "parts", name, **settings), after=2)
-    trainer(tmp_path / "parts", name, resume=True, **settings).run(lambda _: None)
-    assert same(tmp_path / "whole", tmp_path / "parts")
-    trainer(tmp_path / "supervised", name).run(lambda _: None)
-    weights = [load_tensors(tmp_path / run / LAST)[0] for run in ("whole", "supervised")]
-    assert any(not torch.equal(value, weights[0][key]) for key, value in weights[1].items() if key.startswith("net."))
-    net, _ = load_checkpoint(tmp_path / "whole" / "best.safetensors")
-    assert sum(p.numel() for p in net.parameters()) == sum(
-        p.numel() for p in build_model(ModelSpec(name, NARROW[name])).parameters()
-    )  # the projection of a net that has none of its own lives only in training
-
-
-def few_labels(**contrast: Any) -> tuple[FewLabels, Learner]:
-    torch.manual_seed(0)
-    plan = Recipe(**TINY, contrast={**EAGER, **contrast})
-    learner = Learner(build_model(ModelSpec("msfnet", NARROW["msfnet"])), 4)
-    return FewLabels("msfnet", plan, Crops([Roads()], plan), Views([Roads("more", 7)], plan), learner), learner
-
-
-def tensors(objective: FewLabels, step: int = 0) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(part) for name, part in objective.draw(range(2 * step, 2 * step + 2)).items()}
-
-
-def test_the_contrast_waits_for_its_time_and_for_the_bank_then_grows() -> None:
-    objective, learner = few_labels(contrast_start=0.2, contrast_ramp=0.1, bank_least=3)
-    assert objective._weight(0.5) == 0  # the bank is empty
-    objective.loss(learner, tensors(objective), 0.0)
-    assert objective.bank.least >= 3
-    assert objective._weight(0.1) == 0
-    assert [objective._weight(p) for p in (0.25, 0.30, 0.35, 0.9)] == pytest.approx([0, 0.05, 0.1, 0.1])
-
-
-def test_the_contrast_moves_the_embeddings_and_the_supervised_loss_alone_does_not() -> None:
-    for start, moves in ((0.0, True), (0.9, False)):
-        objective, learner = few_labels(contrast_start=start, contrast_ramp=1e-9)
-        for step, progress in enumerate((0.1, 0.2, 0.3)):
-            learner.zero_grad()
-            objective.loss(learner, tensors(objective, step), progress).backward()  # type: ignore[no-untyped-call]
-        assert learner.head is not None
-        gradient = learner.head[0].weight.grad
-        assert isinstance(gradient, Tensor)  # several processes wait for it, even where it is zero
-        assert bool(gradient.any()) is moves
-
-
-def test_the_loss_without_contrast_is_that_of_the_labelled_crops() -> None:
-    objective, learner = few_labels(contrast_start=1.0)
-    batch = tensors(objective)
-    learner.eval()  # batch norms would see the unlabelled frames
-    found = objective.loss(learner, batch, 0.5)
-    logits, _ = learner(batch["frames"])
-    assert found.item() == pytest.approx(LOSSES["msfnet"](logits, batch["masks"][:, None].float()).item(), rel=1e-5)
-
-
-def test_pseudo_labels_count_where_they_are_sure() -> None:
-    objective, learner = few_labels(pseudo_weight=1.0, contrast_start=1.0)
-    plain, _ = few_labels(contrast_start=1.0)
-    batch = tensors(objective)
-    assert objective.loss(learner.eval(), batch, 0.5) > plain.loss(learner, batch, 0.5)
-
-
-def test_a_teacher_and_unlabelled_frames_are_not_taken_together(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="not from both"):
-        trainer(tmp_path, unlabelled=[Roads()], teacher=build_model(ModelSpec("msfnet", 0.0625)))
-
-
-def test_batches_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="one must be a multiple"):
-        trainer(tmp_path, batch=3, unlabelled=[Roads()], contrast={"unlabelled_batch": 2})
-
-
-def test_every_process_wants_an_unlabelled_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semi_supervised, "_processes", lambda: 4)
-    with pytest.raises(SpecError, match="unlabelled_batch must be at least the 4 processes, got 2"):
-        trainer(tmp_path, batch=4, unlabelled=[Roads()], contrast={"unlabelled_batch": 2})
-
-
-# A teacher
-
-
-def test_distillation_is_nothing_where_they_agree_and_a_pull_where_they_do_not() -> None:
-    torch.manual_seed(0)
-    taught = torch.randn(2, 1, 8, 8) * 4
-    assert distillation(taught, taught, 2.0).item() == pytest.approx(0, abs=1e-6)
-    z = torch.zeros_like(taught).requires_grad_()
-    for temperature in (1.0, 2.0, 4.0):
-        loss = distillation(z, taught, temperature)
-        p, q = 0.5, torch.sigmoid(taught.double() / temperature)
-        divergence = q * torch.log(q / p) + (1 - q) * torch.log((1 - q) / (1 - p))
-        assert loss.item() == pytest.approx(temperature**2 * divergence.mean().item(), rel=1e-4)
-        (gradient,) = torch.autograd.grad(loss, z)
-        assert (gradient.sign() == -taught.sign()).all()
-
-
-def test_a_crop_that_the_teacher_cannot_take_is_refused(tmp_path: Path) -> None:
-    teacher = build_model(ModelSpec("scnet", 0.05))
-    with pytest.raises(SpecError, match="crop must be a multiple of 32 for its teacher, got 48x48"):
-        trainer(tmp_path, crop=FrameSpec(48, 48), teacher=teacher)
-
-
-@pytest.mark.parametrize("student", ["msfnet", "aelf-unet"])
-def test_a_student_comes_nearer_to_its_teacher_which_stays(tmp_path: Path, student: str) -> None:
-    torch.manual_seed(1)
-    teacher = build_model(ModelSpec("scnet", 0.05))
-    teacher.fuse.bias.data.fill_(3.0)  # type: ignore[union-attr]  # against all labels, it sees cracks everywhere
-    before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    plan: dict[str, Any] = {"steps": 30, "learning_rate": 1e-2, "teacher_weight": 100.0}
-    training = trainer(tmp_path, student, teacher=teacher, **plan)
-    objective = training.objective
-    assert isinstance(objective, Distilled)
-    frames = torch.from_numpy(objective.draw(range(4))["frames"])
-
-    def distance() -> float:
-        with torch.no_grad():
-            taught = teacher(teacher.prepare(frames.permute(0, 3, 1, 2).flip(1) / 255))
-            own = training.net.eval()(training.net.prepare(frames.permute(0, 3, 1, 2).flip(1) / 255))
-            return distillation(own, taught, 2.0).item()
-
-    far = distance()
-    training.run(lambda _: None)
-    assert distance() < 0.9 * far
-    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
-
-
-def test_a_run_is_resumed_with_its_teacher_only(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    teacher, other = (build_model(ModelSpec("msfnet", 0.0625)) for _ in range(2))
-    stopped(trainer(tmp_path, teacher=teacher), after=2)
-    for wrong in (None, other):
-        with pytest.raises(SpecError, match=r"its teacher is [0-9a-f]{16}, wanted (none|[0-9a-f]{16})\)"):
-            trainer(tmp_path, teacher=wrong, resume=True)
-    assert trainer(tmp_path, teacher=teacher, resume=True).made.step == 2
-    stopped(trainer(tmp_path / "alone"), after=2)
-    with pytest.raises(SpecError, match="its teacher is none, wanted"):
-        trainer(tmp_path / "alone", teacher=teacher, resume=True)
 
 
 # Averages
