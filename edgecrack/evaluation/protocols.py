@@ -38,6 +38,7 @@ _EACH = {
 }
 _STRICT = {
     "area_ratio": "area marked at the model's threshold, over that labelled",
+    "area_threshold": "  the threshold at which they are nearest",
     "iou": "crack IoU at best F1",
     "iou_frame_mean": "  mean of frames",
     "mean_iou": "mean IoU of crack and background at best F1",
@@ -120,8 +121,10 @@ def _of_strict(
     frames: Counts, patches: PatchCounts, best: metrics.Ints, shipped: int, weights: Floats
 ) -> dict[str, Floats]:
     pooled = metrics.drawn(frames, weights)
+    areas = metrics.area_ratio(pooled)
     return {
-        "area_ratio": metrics.area_ratio(pooled)[:, shipped],
+        "area_ratio": areas[:, shipped],
+        "area_threshold": (1 + np.abs(areas[:, 1:] - 1).argmin(axis=-1)) / 255,
         "iou": _at(metrics.iou(pooled), best),
         "iou_frame_mean": _at(_mean(metrics.iou(frames), weights), best),
         "mean_iou": _at(metrics.mean_iou(pooled), best),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from functools import partial
 from html import escape
 from importlib.resources import files
 
@@ -141,9 +142,16 @@ def _score_cell(evaluation: Evaluation, name: str, rivals: Sequence[Evaluation])
         return "<td></td>"
     value, _, ends = written(evaluation, name).partition(" ")
     values = [rival.scores[name] for rival in rivals]
-    best = min(values) if name in _LOWER else max(values)
+    best = max(values, key=partial(_merit, name))
     bold = len(rivals) > 1 and not name.endswith("threshold") and evaluation.scores[name] == best
     return f'<td{" class=best" * bold}>{value} <span class="ends">{ends}</span></td>'
+
+
+def _merit(name: str, value: float) -> float:
+    """Of a score: the higher, the better."""
+    if name == "area_ratio":
+        return -abs(value - 1)
+    return -value if name in _LOWER else value
 
 
 def _differences(evaluations: Sequence[Evaluation]) -> str:

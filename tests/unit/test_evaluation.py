@@ -95,9 +95,11 @@ def test_each_score_is_taken_at_its_own_threshold_and_tolerance(folder: Callable
     assert (scores["best_f1_5px"], scores["best_f1_5px_threshold"]) == metrics.best_f1(far)
     assert scores["best_f1_5px_threshold"] != scores["best_f1_2px_threshold"] != scores["best_f1_threshold"]
     assert scores["f1_2px"] == metrics.f_score(near)[153]
-    assert scores["area_ratio"] == sum(np.sum(dark >= 153) for dark, _ in pairs) / sum(
-        np.sum(mask) for _, mask in pairs
-    )
+    labelled = sum(np.sum(mask) for _, mask in pairs)
+    marked = [sum(np.sum(dark >= level) for dark, _ in pairs) for level in range(256)]
+    assert scores["area_ratio"] == marked[153] / labelled
+    nearest = marked[round(255 * scores["area_threshold"])]
+    assert abs(nearest - labelled) == min(abs(area - labelled) for area in marked[1:])
     assert (scores["precision_2px"], scores["recall_2px"]) == (
         metrics.precision(near)[153],
         metrics.recall(near)[153],

@@ -117,6 +117,18 @@ def test_a_report_needs_nothing_else(report: str) -> None:
     assert len(report) < 3_000_000
 
 
+def test_of_areas_the_one_nearest_to_what_is_labelled_is_the_best() -> None:
+    seldom, often = Darkness("scnet"), Darkness("scnet")
+    seldom.threshold, often.threshold = 0.5, 0.2  # the second marks all that is a little dark
+    models = [(evaluate(model, frames(labelled=True), draws=50), Gallery(0.6)) for model in (seldom, often)]
+    ratios = [found.scores["area_ratio"] for found, _ in models]
+    assert abs(ratios[0] - 1) < abs(ratios[1] - 1)
+    assert ratios[0] < ratios[1]
+    line = re.search(rf"<tr><th>{LABELS['area_ratio']}</th>(.*?)</tr>", report_html(models).replace("&#x27;", "'"))
+    assert line is not None
+    assert [cell.startswith(" class=best") for cell in line[1].split("<td")[1:]] == [True, False]
+
+
 def test_a_report_has_every_score_of_every_model(report: str) -> None:
     text = "\n".join(Reader(report).text)
     for label in LABELS.values():
