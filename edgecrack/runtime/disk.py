@@ -98,9 +98,9 @@ class DurableFile(Closing):
                     self._error = error  # raised at the next write or the end: a thread has nobody to tell
 
 
-def unwritable(path: Path, error: OSError) -> SourceError:
+def unwritable(path: Path, error: Exception) -> SourceError:
     """The error to raise for `error`, which keeps `path` from being written."""
-    return SourceError(f"cannot write {path}: {error.strerror or error}")
+    return SourceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _sync(descriptor: int) -> None:

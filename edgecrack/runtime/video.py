@@ -129,12 +129,14 @@ class VideoEncoder(Closing):
 
     @contextmanager
     def _writing(self, file: OutputContainer) -> Iterator[None]:
+        from av.error import FFmpegError
+
         try:
             yield
-        except OSError as error:
+        except (FFmpegError, OSError) as error:  # an encoder that fails is the first and not the second
             self._file = None  # the fragments so far are whole; nothing can follow them
             for end in (self._target, file):
-                with suppress(OSError):
+                with suppress(FFmpegError, OSError):
                     end.close()
             if self._way.interrupt:
                 raise self._way.interrupt from None
@@ -194,11 +196,13 @@ def check_rate(rate: float) -> Fraction:
 
 
 def require_av() -> None:
-    """Raise MissingDependency where there is no PyAV."""
+    """Raise MissingDependency where there is no PyAV, or one without x264."""
     try:
-        import av  # noqa: F401
+        import av
     except ImportError as error:
-        raise MissingDependency("writing a video needs PyAV; pip install edgecrack[video]") from error
+        raise MissingDependency("writing a video needs PyAV; pip install 'edgecrack[video]'") from error
+    if "libx264" not in av.codecs_available:
+        raise MissingDependency(f"this PyAV, {av.__file__}, was built without x264; its wheels have it: pip install av")
 
 
 def _container(target: _Interruptible) -> OutputContainer:

@@ -8,6 +8,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from drawings import noise
 
 from edgecrack.errors import FrameError, MissingDependency, SourceError, SpecError
 from edgecrack.runtime import (
@@ -19,14 +20,12 @@ from edgecrack.runtime import (
     MaskImages,
     OverlayImages,
     OverlayVideo,
+    Sinks,
     VideoWriter,
 )
 from edgecrack.runtime.disk import DurableFile
+from edgecrack.runtime.log import entries
 from edgecrack.runtime.video import VideoEncoder
-
-
-def noise(seed=0, height=48, width=64):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def seen(index, source="road.mp4", height=48, width=64):
@@ -172,7 +171,7 @@ def test_a_closed_video_takes_no_frame(tmp_path):
 
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingDependency, match=r"pip install edgecrack\[video\]"):
+    with pytest.raises(MissingDependency, match=r"pip install .edgecrack\[video\]."):
         OverlayVideo(tmp_path / "a.mp4", 30)
 
 
@@ -343,6 +342,24 @@ def test_an_interrupt_while_a_line_is_written_leaves_no_part_of_it(tmp_path, mon
         monkeypatch.undo()
         file.write(b"third\n")
     assert (tmp_path / "log.jsonl").read_text() == "first\nthird\n"
+
+
+def test_an_encoder_that_fails_ends_the_video_and_nothing_else(tmp_path):
+    with Sinks() as sinks:
+        sinks.add("video", OverlayVideo(tmp_path / "road.mp4", 10))
+        sinks.add("log", JsonLines(tmp_path / "log.jsonl"))
+        for index in range(2):  # x264 takes no more than 16,384 pixels a side
+            wide = np.full((2, 17000, 3), 90, np.uint8)
+            sinks.write(Frame(wide, index, None, "wide"), Detection.of(wide[:, :, 0], 0.5))
+    assert list(sinks.lost) == ["video"]
+    assert sinks.lost["video"].startswith(f"cannot write {tmp_path / 'road.mp4'}: ")
+    assert [line["index"] for line in entries(tmp_path / "log.jsonl") if "index" in line] == [0, 1]
+
+
+def test_a_pyav_without_x264_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    with pytest.raises(MissingDependency, match="was built without x264; its wheels have it: pip install av"):
+        VideoWriter(tmp_path / "road.mp4", 10)
 
 
 def test_an_interrupt_while_a_video_is_written_is_not_swallowed(tmp_path):
