@@ -138,13 +138,15 @@ class VideoSource(InOrder):
         if not self.read and not self._options.first:
             between = f" from {self._options.start:g} s" if self._options.start else ""
             raise SourceError(f"no frame of {self.name} can be decoded{between}")
-        if self._options.end is None:
-            self._check_end()
+        self._check_end()
 
     def _check_end(self) -> None:
         # By time and not by number: where frames are not evenly spaced, the count is the duration times the rate.
         declared = self._declared if self._declared > 0 else 0
-        if self._time is None or not (declared and self._rate) or self._time >= (declared - 2) / self._rate:
+        if self._time is None or not (declared and self._rate):
+            return
+        end = math.inf if self._options.end is None else self._options.end
+        if self._time >= min(end, declared / self._rate) - 2 / self._rate:
             return
         self.truncated_at = self._decoded
         _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)

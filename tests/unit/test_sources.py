@@ -8,13 +8,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from drawings import grey
 
 from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.runtime import Frame, SourceOptions, open_source
-
-
-def grey(value, height=48, width=64):
-    return np.full((height, width, 3), value, np.uint8)
 
 
 def write_video(path, count=30, rate=Fraction(30000, 1001), **options):
@@ -121,6 +118,14 @@ def test_a_video_that_was_cut_short_gives_what_is_left_and_says_so(tmp_path, cap
     assert [round(frame.image.mean() / 8) for frame in frames] == list(range(len(frames)))
     assert source.truncated_at == len(frames)
     assert caplog.messages == [f"{path} ends after {len(frames)} of 30 frames: it is truncated"]
+
+
+@pytest.mark.parametrize(("end", "cut_short"), [(0.3, False), (0.9, True), (60.0, True)])
+def test_a_part_that_was_cut_short_says_so_and_no_other(tmp_path, end, cut_short):
+    path = cut(write_video(tmp_path / "a.mp4", movflags="faststart"), 0.7)  # of a second
+    with open_source(path, SourceOptions(end=end)) as source:
+        frames = list(source)
+    assert source.truncated_at == (len(frames) if cut_short else None)
 
 
 def test_a_video_is_read_on_from_where_it_was_left(tmp_path):
