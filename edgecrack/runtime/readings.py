@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgecrack.runtime.account import Account, Counted
+from edgecrack.runtime.camera import Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event, LiveSource
+from edgecrack.runtime.live import LiveSource
 
 if TYPE_CHECKING:
     from edgecrack.runtime.sources import CountedSource
@@ -77,7 +78,7 @@ class _Dial:
         self.crack_share = detection.crack_share
         live = frame.monotonic is not None
         self.latency = 1e3 * (now - frame.monotonic) if live and frame.monotonic else sum(detection.speed.values())
-        if not live:  # files have no events
+        if self.state == "waiting":  # files and pipes have no events
             self.state = "connected"
 
     def pace(self, now: float) -> float:
