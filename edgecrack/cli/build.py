@@ -39,7 +39,6 @@ def build(
 def chosen(for_: str | None, device: int = 0) -> tuple[str, ...]:
     """The capabilities named, () for TensorRT on this machine's GPU; says which TensorRT builds, and that it can."""
     from edgecrack.cuda_probe import probe
-    from edgecrack.errors import MissingDependency
     from edgecrack.tensorrt_library import load_tensorrt, rtx_capabilities
 
     if for_ is None:
@@ -47,10 +46,7 @@ def chosen(for_: str | None, device: int = 0) -> tuple[str, ...]:
         gpu = probe(device)
         typer.echo(f"builder: TensorRT {version} on {gpu.name}, compute capability {gpu.compute_capability}", err=True)
         return ()
-    try:
-        version = load_tensorrt("tensorrt_rtx").__version__
-    except MissingDependency as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from error
+    version = load_tensorrt("tensorrt_rtx").__version__
     names = rtx_capabilities([name.strip() for name in for_.split(",")])
     typer.echo(f"builder: TensorRT for RTX {version}, for {', '.join(names).lower()}", err=True)
     return names

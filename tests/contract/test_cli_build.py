@@ -194,7 +194,7 @@ def test_an_output_that_cannot_be_written(net, tmp_path):
 
 def test_without_tensorrt_for_rtx(net, tmp_path):
     words = "pip install 'edgecrack[rtx]'"
-    refused(tmp_path, 2, words, net, "--for", "sm86", prefix=WITHOUT.format(refused={"tensorrt_rtx"}))
+    refused(tmp_path, 1, words, net, "--for", "sm86", prefix=WITHOUT.format(refused={"tensorrt_rtx"}))
 
 
 def test_without_tensorrt(net, tmp_path):
