@@ -262,7 +262,7 @@ class Trainer:
             found, level = best_level(scores)
             by_set = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in scores.items()}
             best = found > self.made.best_score or self.recipe.select == "last"
-            loss = self._held_back_loss() if self.recipe.schedule == "plateau" else None
+            loss = self.stepper.agreed(self._held_back_loss()) if self.recipe.schedule == "plateau" else None
             if self.fabric.is_global_zero:
                 if best:
                     self._save_best(level / 255)
