@@ -34,6 +34,8 @@ class NetworkConnection:
         """
         import av
 
+        scheme, colon, rest = url.partition(":")
+        url = scheme.lower() + colon + rest  # FFmpeg knows no RTSP://
         failure: SourceError | None = None
         try:
             self._file = av.open(
@@ -183,10 +185,10 @@ def _bgr(picture: VideoFrame) -> NDArray[np.uint8]:
 def _network_options(url: str, timeout: float) -> dict[str, str]:
     microseconds = str(round(1e6 * timeout))
     found_out_in = {"analyzeduration": "1000000"}  # what the stream holds; FFmpeg takes up to five seconds of it
-    if url.lower().startswith("rtsp"):
+    if url.startswith("rtsp"):
         # Over TCP: a lost packet of UDP smears the picture, and smears look like cracks.
         return {**found_out_in, "rtsp_transport": "tcp", "timeout": microseconds}
-    if url.lower().startswith("udp"):
+    if url.startswith("udp"):
         return {**found_out_in, "overrun_nonfatal": "1", "fifo_size": "50000"}
     return {**found_out_in, "rw_timeout": microseconds}
 
@@ -206,7 +208,7 @@ def check_library(scheme: str) -> None:
     try:
         import av  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(f"reading {scheme}:// needs PyAV; pip install edgecrack[video]") from error
+        raise MissingDependency(f"reading {scheme}:// needs PyAV; pip install 'edgecrack[video]'") from error
 
 
 @cache

@@ -145,9 +145,9 @@ def test_a_file_behind_http_is_no_camera(tmp_path):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            url = f"http://127.0.0.1:{server.server_port}/a.mp4"
-            with pytest.raises(Refused, match=r"it is a file of \d s and no camera"):
-                NetworkConnection(url, 2.0)
+            for scheme in ("http", "HTTP"):
+                with pytest.raises(Refused, match=r"it is a file of \d s and no camera"):
+                    NetworkConnection(f"{scheme}://127.0.0.1:{server.server_port}/a.mp4", 2.0)
         finally:
             server.shutdown()
             thread.join()
@@ -155,7 +155,7 @@ def test_a_file_behind_http_is_no_camera(tmp_path):
 
 def test_a_network_source_without_pyav_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingDependency, match=r"reading rtsp:// needs PyAV; pip install edgecrack\[video\]"):
+    with pytest.raises(MissingDependency, match=r"reading rtsp:// needs PyAV; pip install .edgecrack\[video\]."):
         open_source("rtsp://127.0.0.1/1")
 
 
