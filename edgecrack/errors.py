@@ -17,6 +17,9 @@
 A message says what was wanted, what was there and what to do. `exit_code` is what the command line ends with.
 """
 
+# ends a message of what is missing, where pip would hide what the board has
+BROUGHT_BY_JETSONS = "; on a Jetson it comes with JetPack: make the environment with --system-site-packages"
+
 
 class EdgecrackError(Exception):
     """Any failure that edgecrack expects and explains; everything else is a bug."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgecrack.errors import MissingDependency, SpecError
+from edgecrack.errors import BROUGHT_BY_JETSONS, MissingDependency, SpecError
 
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 _EXTRAS = {"tensorrt": "tensorrt-pip", "tensorrt_rtx": "rtx"}
@@ -33,10 +33,9 @@ def load_tensorrt(flavour: str) -> ModuleType:
         reason = "it can only run engines"  # the "lean" package goes by the same name
     except Exception as error:  # the package raises RuntimeError where its libraries are missing
         reason = " ".join(str(error).split()) or type(error).__name__
-    jetson = "; on a Jetson it comes with JetPack: make the environment with --system-site-packages"
     raise MissingDependency(
         f"{FLAVOURS[flavour]} cannot be loaded ({reason}); pip install 'edgecrack[{_EXTRAS[flavour]}]'"
-        + (jetson if flavour == "tensorrt" else "")
+        + (BROUGHT_BY_JETSONS if flavour == "tensorrt" else "")
     )
 
 

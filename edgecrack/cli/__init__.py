@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from edgecrack.errors import EdgecrackError
+from edgecrack.errors import BROUGHT_BY_JETSONS, EdgecrackError
 
 VERBS = {
     "train": "train",
@@ -88,5 +88,6 @@ def main(arguments: list[str] | None = None) -> Any:
         if module not in EXTRAS:
             raise
         extras = " or ".join(f"'edgecrack[{extra}]'" for extra in EXTRAS[module])
-        typer.echo(f"edgecrack: {module} is not installed; pip install {extras}", err=True)
+        jetsons = BROUGHT_BY_JETSONS if module == "cv2" else ""
+        typer.echo(f"edgecrack: {module} is not installed; pip install {extras}{jetsons}", err=True)
         sys.exit(1)

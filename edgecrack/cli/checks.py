@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import typer
 
+from edgecrack.errors import BROUGHT_BY_JETSONS
+
 
 def checks() -> None:
     """Print versions, the machine, its GPU, backends and what OpenCV can do here, and a verdict on each feature."""
@@ -95,7 +97,7 @@ def _backends() -> dict[str, str]:
     return {
         "openvino": _one_of(("openvino",), "cpu"),
         "onnxruntime": _one_of(("onnxruntime",), "cpu"),
-        "TensorRT": _one_of(("tensorrt",), "tensorrt-pip"),
+        "TensorRT": _one_of(("tensorrt",), "tensorrt-pip", jetsons=True),
         "TensorRT for RTX": _one_of(("tensorrt_rtx",), "rtx"),
         "CUDA from Python": _one_of(("cuda.bindings", "pycuda"), "tensorrt"),
         "onnx, to build": _one_of(("onnx",), "tensorrt"),
@@ -146,15 +148,18 @@ def _verdict(wanted: list[tuple[str, ...]], rows: dict[str, str]) -> str:
     return f"no: it lacks {', '.join(lacking)}" if lacking else "yes"
 
 
-def _one_of(modules: tuple[str, ...], extra: str) -> str:
-    """Yes and which one, or no and how to get it. Nothing is imported: a broken library should not end the checks."""
+def _one_of(modules: tuple[str, ...], extra: str, *, jetsons: bool = False) -> str:
+    """Yes and which one, or no and how to get it, also on `jetsons` that bring it.
+
+    Nothing is imported: a broken library should not end the checks.
+    """
     from importlib.util import find_spec
 
     for module in modules:
         with suppress(ModuleNotFoundError):  # of the package that the module is in
             if find_spec(module):
                 return f"yes, {module}"
-    return f"no: pip install 'edgecrack[{extra}]'"
+    return f"no: pip install 'edgecrack[{extra}]'{BROUGHT_BY_JETSONS if jetsons else ''}"
 
 
 def _video() -> dict[str, str]:
@@ -162,7 +167,9 @@ def _video() -> dict[str, str]:
     try:
         import cv2
     except ImportError:
-        return rows | {"OpenCV": "no: install your system's OpenCV, or pip install 'edgecrack[cpu]'"}
+        return rows | {
+            "OpenCV": "no: install your system's OpenCV, or pip install 'edgecrack[cpu]'" + BROUGHT_BY_JETSONS
+        }
     rows["OpenCV"] = str(cv2.__version__)
     lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
     for feature in ("GStreamer", "FFMPEG", "v4l/v4l2"):

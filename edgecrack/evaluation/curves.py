@@ -29,7 +29,7 @@ def need_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise MissingDependency("a curve needs matplotlib: pip install edgecrack[evaluate]") from error
+        raise MissingDependency("a curve needs matplotlib: pip install 'edgecrack[evaluate]'") from error
 
 
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:

@@ -45,7 +45,7 @@ def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
     try:
         from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
     except ImportError as error:
-        raise MissingDependency("a plot needs matplotlib: pip install edgecrack[evaluate]") from error
+        raise MissingDependency("a plot needs matplotlib: pip install 'edgecrack[evaluate]'") from error
     figure = Figure(figsize=(9, 6), layout="constrained")
     figure.suptitle(_title(speed), fontsize="small")
     _draw_rates(figure.add_subplot(2, 1, 1, xlabel="frames a second"), speed)

@@ -255,7 +255,7 @@ def test_the_spec_is_found_behind_weights_of_any_size(tmp_path, name, model, spe
 def test_without_its_library_the_extra_is_named(model, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"edgecrack.runtime.backends.{name}", raising=False)
-    with pytest.raises(MissingDependency, match=rf"{name} cannot be loaded.*pip install edgecrack\[cpu\]"):
+    with pytest.raises(MissingDependency, match=rf"{name} cannot be loaded.*pip install .edgecrack\[cpu\]."):
         open_backend(model, name)
 
 
@@ -283,7 +283,7 @@ def test_auto_without_any_library_names_the_extra(model, name, monkeypatch):
     for each in BACKENDS:
         monkeypatch.setitem(sys.modules, each, None)
         monkeypatch.delitem(sys.modules, f"edgecrack.runtime.backends.{each}", raising=False)
-    with pytest.raises(MissingDependency, match=r"pip install edgecrack\[cpu\]"):
+    with pytest.raises(MissingDependency, match=r"pip install .edgecrack\[cpu\]."):
         open_backend(model)
 
 

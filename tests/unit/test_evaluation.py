@@ -331,5 +331,5 @@ def test_a_format_that_is_none_is_refused_and_leaves_nothing(tmp_path: Path) -> 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependency, match=r"pip install edgecrack\[evaluate\]"):
+    with pytest.raises(MissingDependency, match=r"pip install .edgecrack\[evaluate\]."):
         save_precision_recall(tmp_path / "curve.png", {})

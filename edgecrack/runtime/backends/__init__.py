@@ -104,4 +104,4 @@ def open_backend(
 
         return OnnxRuntimeBackend(path)
     except ImportError as error:
-        raise MissingDependency(f"{backend} cannot be loaded ({error}); pip install edgecrack[cpu]") from error
+        raise MissingDependency(f"{backend} cannot be loaded ({error}); pip install 'edgecrack[cpu]'") from error
