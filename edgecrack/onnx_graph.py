@@ -16,12 +16,11 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgecrack.errors import ExportError, SpecError
 from edgecrack.files import atomic_path
-from edgecrack.spec import METADATA_KEY, ModelSpec
+from edgecrack.spec import INPUT, METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
     import onnxruntime
 
-INPUT, OUTPUT = "frames", "probability"
 NET = "net."  # the parameters of the net begin with it; those of an edge prior do not
 
 

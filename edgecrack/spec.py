@@ -12,6 +12,7 @@ from typing import Any
 
 from edgecrack.errors import FrameError, SpecError
 
+INPUT, OUTPUT = "frames", "probability"  # what a graph takes and gives, by name
 METADATA_KEY = "edgecrack"  # of the JSON inside safetensors and ONNX metadata
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 TARGETS = ("tensorrt", "cpu")

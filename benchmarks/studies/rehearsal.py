@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from edgecrack.files import write_atomic
+from edgecrack.images import write_image
 from edgecrack.rendering import rendered_frame
 from studies.plan import SETS
 
@@ -36,6 +37,4 @@ def _write_frame(folder: Path, stem: str, seed: int) -> None:
     cv2.line(labels, (5, 5), (WIDTH - 5, HEIGHT - 5), 255, 2)  # or a road so small may come without a crack
     image[labels > 0] = 40
     for kind, picture in (("images", image), ("masks", labels)):
-        path = folder / kind / f"{stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, cv2.imencode(".png", picture)[1].tobytes())
+        write_image(folder / kind / f"{stem}.png", picture)

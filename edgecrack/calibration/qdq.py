@@ -22,7 +22,7 @@ SMALLEST_SCALE = 2.0**-14  # the smallest normal number in half precision; also 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How activations and weights become whole numbers: `levels` steps from the lowest, weights within +-`weight`."""
+    """How numbers become whole ones: activations `signed` around 0 or from the lowest on, weights within +-`weight`."""
 
     signed: bool
     weight: int

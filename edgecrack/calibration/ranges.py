@@ -23,8 +23,8 @@ from edgecrack.calibration.placement import quantised_convolutions
 from edgecrack.errors import CalibrationError
 from edgecrack.files import write_atomic
 from edgecrack.fitting import with_pixels
-from edgecrack.onnx_graph import INPUT, read_onnx, session
-from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.onnx_graph import read_onnx, session
+from edgecrack.spec import INPUT, FrameSpec, ModelSpec
 
 VERSION = 1
 PERCENTILES = (99.9, 99.99, 99.999)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecrack.cli.progress import tracked
+
 if TYPE_CHECKING:
-    from edgecrack.inspection import Frame
+    pass
 
 data = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
@@ -36,6 +37,7 @@ def check(
     or not binary, and the same picture in two splits.
     """
     import json
+    from functools import partial
 
     import cv2
 
@@ -44,7 +46,7 @@ def check(
     from edgecrack.inspection import inspect, montage
 
     cv2.setNumThreads(1)  # frames are looked at side by side
-    found = inspect(folder, _bar)
+    found = inspect(folder, partial(tracked, label="looking"))
     report = json.dumps(found.to_json(), indent=2)
     typer.echo(report if as_json else "\n".join(found.rows()))
     place = out or Path("data-check") / found.name
@@ -55,11 +57,3 @@ def check(
         kinds = [kind for kind, problems in found.by_kind.items() if problems[0].ruins]
         typer.echo(f"edgecrack: {folder} would ruin training: {', '.join(kinds)}", err=True)
         raise typer.Exit(1)
-
-
-def _bar(frames: Iterable[Frame], count: int) -> Iterable[Frame]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(frames, "looking", count, console=console, disable=not console.is_terminal)

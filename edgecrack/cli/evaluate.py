@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecrack.cli.opening import BACKEND, DEVICE, REBUILD, TILE, opened
+from edgecrack.cli.progress import tracked
+from edgecrack.cli.training import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from edgecrack.dataset import LabelledFrame, LabelledFrames
+    from edgecrack.dataset import LabelledFrames
     from edgecrack.evaluation import Evaluation, Gallery
     from edgecrack.runtime import CrackDetector
 
@@ -51,7 +53,7 @@ def evaluate(
     from edgecrack.evaluation.curves import need_matplotlib
     from edgecrack.evaluation.table import by_dataset, table
 
-    folders = [name.strip() for name in data.split(",") if name.strip()]
+    folders = names(data)
     if not folders:
         raise typer.BadParameter("it names no folder and no clip", param_hint="--data")
     sets = {name: open_labelled(path, split).every(every) for name, path in _named(map(Path, folders)).items()}
@@ -106,17 +108,9 @@ def _score(
 
     gallery = Gallery(detector.threshold)
     model, name = names
-    bar = partial(_bar, len(dataset), f"{model} on {name}, {detector.backend.name}")
+    bar = partial(tracked, label=f"{model} on {name}, {detector.backend.name}", count=len(dataset))
     found = score(detector, dataset, bar, name=model, witness=gallery, draws=draws, seed=seed)
     return replace(found, dataset=name), gallery
-
-
-def _bar(total: int, label: str, frames: Iterable[LabelledFrame]) -> Iterable[LabelledFrame]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(frames, label, total, console=console, disable=not console.is_terminal)
 
 
 def _json(evaluations: Sequence[Evaluation]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecrack.cli.outputs import LOG
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector, Event, SourceOptions
     from edgecrack.runtime.sources import CountedSource
 
-_LOG, _RECORD = "log.jsonl", "run.json"
+_RECORD = "run.json"
 _FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
 
 
@@ -49,7 +51,7 @@ class Beginning:
         """
         from edgecrack.errors import SourceError, SpecError
 
-        log = out / _LOG
+        log = out / LOG
         try:
             read = log.stat().st_size if log.is_file() else 0
         except OSError as error:  # a folder of somebody else, a name that is too long
@@ -72,7 +74,7 @@ class Beginning:
         """Raise SourceError where the log has grown since it was read: its last frames would come twice."""
         from edgecrack.errors import SourceError
 
-        if self.is_resumed and (self.out / _LOG).stat().st_size != self.read:
+        if self.is_resumed and (self.out / LOG).stat().st_size != self.read:
             raise SourceError(f"another run wrote into {self.out} until now; give the same command again")
 
     def settle(self) -> None:
@@ -91,7 +93,7 @@ class Beginning:
             for left in chain(*ours):  # and no more: other runs may write into folders beside them
                 left.unlink()
             if not self.is_resumed:
-                (self.out / _LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
+                (self.out / LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
         except OSError as error:
             raise SourceError(f"cannot write into {self.out}: {error.strerror or error}") from error
         if not self.is_resumed:

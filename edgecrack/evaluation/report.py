@@ -72,7 +72,7 @@ def _head(sets: dict[str, list[Seen]]) -> str:
             cells = "".join(_score_cell(each, name, evaluations) for name in names)
             name = f'<td class="name">{link}</td><td class="name">{escape(each.model)}</td>'
             rows.append(f"<tr>{name}{cells}</tr>")
-    heads = "".join(f"<th>{escape(LABELS[name])}</th>" for name in ("", "", *names) if name)
+    heads = "".join(f"<th>{escape(LABELS[name])}</th>" for name in names)
     return (
         "<h1>Cracks found against cracks labelled</h1>"
         f'<p class="soft">{_number(models, "model")} on {_number(sets, "data set")}: {escape(", ".join(models))}. '

@@ -70,7 +70,7 @@ class Evaluation:
     Attributes:
         dataset: the data set's name.
         model: the model's name in tables: of its net, unless the caller has a better one.
-        threshold: the one the model ships with, in (0, 1].
+        threshold: the one that was scored, by default the model's own, in (0, 1].
         labelled: whether the data set has masks; without them only the share of pixels that fire is known.
         frames: counts of each frame, in the order of the data set.
         spec: what the model is.
@@ -108,7 +108,7 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Metric -> value in 0..1, in reading order; see `protocols.LABELS` for what each is."""
+        """Metric -> value in 0..1, of `area_ratio` above too, in reading order; see `protocols.LABELS` for what each is."""
         whole = np.ones((1, len(self.frames)))
         return {name: float(values[0]) for name, values in self._scored(whole).items()}
 

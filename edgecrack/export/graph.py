@@ -26,8 +26,8 @@ from edgecrack.export.camera import fitted, scaled_back
 from edgecrack.fitting import Fit
 from edgecrack.models import CrackNet, model_class, rgb_from_frames
 from edgecrack.models.cacpnet import Attention
-from edgecrack.onnx_graph import INPUT, OUTPUT, write_onnx
-from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.onnx_graph import write_onnx
+from edgecrack.spec import INPUT, OUTPUT, FrameSpec, ModelSpec
 
 OPSET = 18  # TensorRT 10.3's parser (JetPack 6) takes it, and torch's exporter starts there
 

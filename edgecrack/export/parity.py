@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edgecrack.errors import AccuracyError, SpecError
 from edgecrack.fitting import with_pixels
 from edgecrack.metrics import counts, f_score, pool
-from edgecrack.onnx_graph import INPUT, OUTPUT, read_onnx, session
-from edgecrack.spec import ModelSpec, threshold_level
+from edgecrack.onnx_graph import read_onnx, session
+from edgecrack.spec import INPUT, OUTPUT, ModelSpec, threshold_level
 
 Images = NDArray[np.uint8]
 Reference = Callable[[Images], Images]

@@ -11,7 +11,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgecrack.errors import ExportError, SpecError
-from edgecrack.onnx_graph import OUTPUT, array, constants, is_layer, prepared, read_onnx, write_onnx
+from edgecrack.onnx_graph import array, constants, is_layer, prepared, read_onnx, write_onnx
+from edgecrack.spec import OUTPUT
 
 QDQ_OPSET = 19  # the first in which scales may be float16
 # sums over the image or over channels, which half precision would lose

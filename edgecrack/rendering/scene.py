@@ -66,7 +66,7 @@ def drawn_scene(
     nearest = bands(camera, height, width)[-1]
     pixel = float(np.sqrt(nearest.across * nearest.along))
     reach = pixel * float(np.hypot(height, width))
-    left, right, marks = _lanes(rng, camera) if forward else _field(rng, reach)
+    left, right, marks = _lanes(rng) if forward else _field(rng, reach)
     return Scene(
         view, surface, camera,
         speed=rng.uniform(5.0, 15.0) if forward else rng.uniform(0.1, 0.5) * pixel * height,
@@ -114,7 +114,7 @@ def _down_camera(rng: np.random.Generator, height: int, width: int, span: tuple[
     )  # fmt: skip
 
 
-def _lanes(rng: np.random.Generator, camera: Camera) -> tuple[float, float, tuple[LaneMark, ...]]:
+def _lanes(rng: np.random.Generator) -> tuple[float, float, tuple[LaneMark, ...]]:
     lane = rng.uniform(3.0, 3.75)
     own = rng.normal(0.0, 0.2)  # middle of the own lane
     white = tuple(float(v) for v in rng.uniform(0.8, 1.0) * np.array([228.0, 232.0, 232.0]))

@@ -3,12 +3,12 @@
 from edgecrack.runtime.account import Account
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.backends.engine import open_engine
-from edgecrack.runtime.camera import Camera
+from edgecrack.runtime.camera import Camera, Event
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
 from edgecrack.runtime.evidence import Evidence
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event, LiveSource
+from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.log import JsonLines
 from edgecrack.runtime.options import SourceOptions
 from edgecrack.runtime.recording import OverlayVideo

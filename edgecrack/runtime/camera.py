@@ -50,11 +50,13 @@ class Event:
 
     Attributes:
         name: "connected", "lost", "unreachable" (a try to connect failed), "reconnected", "resized", "dropped" or "ended"; of
-            a file "left out" (it cannot be written any more) or "deleted" (to make room); "resumed" of a log.
+            a file "left out" (it cannot be written any more) or "deleted" (to make room); "resumed" of a log; "marked" of a
+            place.
         source: the name of the camera, or of the file.
         utc: when, in seconds since 1970.
         details: what belongs to it: "reason", "tries" (to reconnect, so far), "width", "height", "cause", "first" and "last"
-            (numbers of the frames that were dropped; with `SourceOptions.every`, each N-th from one to the other).
+            (numbers of the frames that were dropped; with `SourceOptions.every`, each N-th from one to the other), "index"
+            and "time" (of the frame that was marked).
     """
 
     name: str

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from edgecrack.errors import EdgecrackError, SourceLost
-from edgecrack.runtime.camera import Camera, Event, iso_time
+from edgecrack.runtime.camera import Camera, Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
 
-__all__ = ["Event", "LiveSource", "iso_time"]
 _log = logging.getLogger("edgecrack")
 
 

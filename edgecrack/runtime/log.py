@@ -12,11 +12,11 @@ from typing import Any
 
 from edgecrack.errors import SourceError
 from edgecrack.runtime.account import Account
+from edgecrack.runtime.camera import Event, iso_time
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.disk import DurableFile, unwritable
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event, iso_time
 from edgecrack.runtime.rle import rle_of
 
 

@@ -16,11 +16,11 @@ from urllib.parse import unquote
 
 from edgecrack.errors import MissingDependency, SpecError
 from edgecrack.runtime.account import Account
+from edgecrack.runtime.camera import Event, iso_time
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.evidence import check_share, is_find
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event, iso_time
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from edgecrack.board import temperatures
 from edgecrack.errors import MissingDependency, SourceError, SpecError
+from edgecrack.runtime.camera import Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.detector import CrackDetector
 from edgecrack.runtime.door import Door
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event
 from edgecrack.runtime.readings import Readings
 
 try:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from edgecrack.errors import SourceError
 from edgecrack.images import IMAGE_SUFFIXES
 from edgecrack.runtime.address import redacted, scheme_of
+from edgecrack.runtime.camera import Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.disk import unwritable
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event
 from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken

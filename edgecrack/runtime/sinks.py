@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from edgecrack.errors import SourceError
 from edgecrack.images import write_image
 from edgecrack.runtime.account import Account
+from edgecrack.runtime.camera import Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.live import Event
 from edgecrack.runtime.recording import Labels, Room, is_image, make_folder
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ class Bank(nn.Module):
     @torch.no_grad()
     def take(self, kind: int, vectors: Tensor) -> None:
         """(k, D) vectors of a class in place of the oldest; those of all processes, the same in each."""
-        vectors = _gathered(vectors, self.vectors.shape[1])[-self.vectors.shape[1] :]
+        vectors = _gathered(vectors)[-self.vectors.shape[1] :]
         first = int(self.counts[kind])
         places = (first + torch.arange(len(vectors), device=vectors.device)) % self.vectors.shape[1]
         self.vectors[kind, places] = vectors.detach().float()
@@ -157,7 +157,7 @@ def newest(f: Tensor, groups: list[Tensor], count: int) -> Tensor:
     return f[places]
 
 
-def _gathered(vectors: Tensor, most: int) -> Tensor:
+def _gathered(vectors: Tensor) -> Tensor:
     """The (k, D) vectors of every process, in the order of the processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return vectors

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgecrack.errors import SourceError
-from edgecrack.files import write_atomic
 from edgecrack.fitting import resize
+from edgecrack.images import write_image
 from edgecrack.models import CrackNet
+from edgecrack.spec import threshold_level
 from edgecrack.training.data import Frames
 from edgecrack.training.validation import probability
 
@@ -34,13 +33,10 @@ def save_samples(path: str | os.PathLike[str], net: CrackNet, sets: Sequence[Fra
     with torch.inference_mode():
         for frames, index in chosen:
             frame = frames[index]
-            found = probability(net, frame.image) >= np.ceil(255 * threshold)
+            found = probability(net, frame.image) >= threshold_level(threshold)
             truth = np.zeros_like(found) if frame.mask is None else frame.mask
             rows.append(_row(frame.image, truth, found))
-    written, data = cv2.imencode(".jpg", np.concatenate(rows))
-    if not written:
-        raise SourceError(f"cannot write {path}: OpenCV could not encode it")
-    write_atomic(path, data.tobytes())
+    write_image(path, np.concatenate(rows))
 
 
 def _row(image: NDArray[np.uint8], truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import EngineError, FrameError
-from edgecrack.spec import ModelSpec
+from edgecrack.spec import INPUT, OUTPUT, ModelSpec
 
 Answer = NDArray[np.uint8]
 
@@ -80,7 +80,7 @@ class Calls(ABC):
 def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
     """Raise EngineError unless the inputs and outputs of a graph, name -> (type, shape), are what `spec` promises."""
     shape = spec.input_shape
-    wanted = {"frames": ("uint8", shape), "probability": ("uint8", shape[:3])}
+    wanted = {INPUT: ("uint8", shape), OUTPUT: ("uint8", shape[:3])}
     if ends != wanted:
         raise EngineError(f"its graph is not what its spec says: wanted {wanted}, got {ends}; export it again")
 

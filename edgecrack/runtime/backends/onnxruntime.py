@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
+from edgecrack.spec import INPUT, OUTPUT
 
 # From 1.29 on it reports to a server and leaves a device id in the home folder; it looks here when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -45,7 +46,7 @@ class OnnxRuntimeBackend(Calls):
         return OnnxRuntimeBackend(self._path)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
-        running: Future[Any] = self._worker.submit(self._session.run, ["probability"], {"frames": frames})
+        running: Future[Any] = self._worker.submit(self._session.run, [OUTPUT], {INPUT: frames})
         return partial(_answer, running)
 
     def _release(self) -> None:

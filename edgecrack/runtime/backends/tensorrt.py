@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from edgecrack.errors import EngineError
 from edgecrack.runtime.backends.calls import Answer, Calls
 from edgecrack.runtime.backends.cuda import Cuda, Pinned, capture
-from edgecrack.spec import ModelSpec
+from edgecrack.spec import INPUT, OUTPUT, ModelSpec
 from edgecrack.tensorrt_library import forget_lines, last_lines
-
-INPUT, OUTPUT = "frames", "probability"
 
 _log = logging.getLogger("edgecrack.tensorrt")
 
