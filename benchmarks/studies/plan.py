@@ -19,6 +19,8 @@ RENDERED = 400
 SHARES = (0.035, 0.125, 1.0)  # of road_survey's labels
 SEEDS = (0, 1, 2)
 
+LONGER = ("msfnet", "scnet")  # the nets that are trained on cfd twice as long too
+
 # what may carry over to a camera left out -> how a run differs that does without it
 MOVED: dict[str, dict[str, Any]] = {
     "no-rendered": {"rendered": 0},
@@ -219,7 +221,9 @@ def _moved() -> list[Row]:
 
 def _papers() -> list[Row]:
     """cfd alone; SCNet on the other sets too, for the row of the cross-set table."""
-    return [_alone("cfd", net, SETS if net == "scnet" else ("cfd",), f"papers-{net}") for net in NETS]
+    rows = [_alone("cfd", net, SETS if net == "scnet" else ("cfd",), f"papers-{net}") for net in NETS]
+    longer = [_alone("cfd", net, ("cfd",), f"papers-longer-{net}") for net in LONGER]
+    return [*rows, *(replace(row, steps=2 * row.steps) for row in longer)]
 
 
 def _cross() -> list[Row]:

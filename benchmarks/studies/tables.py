@@ -11,7 +11,7 @@ from edgecrack.files import write_atomic
 from studies.costs import training_hours
 from studies.found import NOT_RUN, Found, spread, table
 from studies.papers import CLAIMS, CROSS, PRINTED, Claim
-from studies.plan import COMPACT, NETS, SEEDS, SETS, SHARES, VARIANTS, WIDTHS, Row
+from studies.plan import COMPACT, LONGER, NETS, SEEDS, SETS, SHARES, VARIANTS, WIDTHS, Row
 
 HEAD = """# Results
 
@@ -110,7 +110,9 @@ def _papers(found: Found) -> str:
         "best_f1_5px": "5-pixel best F1",
         "patch_f1": "patch F1",
     }
-    ours = [[f"`{net}`", *(found.cell(f"papers-{net}", "cfd", metric) for metric in metrics)] for net in NETS]
+    names = {f"`{net}`": f"papers-{net}" for net in NETS}
+    names |= {f"`{net}`, twice the steps": f"papers-longer-{net}" for net in LONGER}
+    ours = [[net, *(found.cell(name, "cfd", metric) for metric in metrics)] for net, name in names.items()]
     printed = [[name, *(_printed(values, metric) for metric in metrics)] for name, values in PRINTED.items()]
     told = (
         "Trained on cfd's 72 frames alone (rows `papers-*`), scored on its 46. The papers' F1 stands where it fits best: "

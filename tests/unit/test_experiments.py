@@ -137,6 +137,8 @@ def test_a_command_has_all_that_the_row_says():
 def test_rows_are_chosen_by_globs():
     assert [row.name for row in chosen(plan(), "papers-*, cross-uav")] == [
         *(f"papers-{net}" for net in COMPACT),
+        "papers-longer-msfnet",
+        "papers-longer-scnet",
         "cross-uav",
     ]
     with pytest.raises(ValueError, match=r"no row is called paper-\*"):
@@ -178,7 +180,7 @@ def test_the_page_has_finished_rows_and_says_of_the_others_that_they_were_not_ru
     ]
     assert line_of(page, "`papers-scnet`")[4] == "not run"
     assert line_of(page, "cfd", "not run / not run")
-    assert "4 of 84 rows are finished" in page
+    assert "4 of 86 rows are finished" in page
     for row in plan():
         assert str(row.told[0]) in page
 
@@ -191,7 +193,7 @@ def test_scores_of_a_row_whose_int8_failed_are_shown(finish, tmp_path):
     )
     page = tables.written("", found(tmp_path))
     assert line_of(page, "`scnet`", "0.25")[2:5] == ["failed", "failed", "0.600"]
-    assert "0 of 84 rows are finished" in page
+    assert "0 of 86 rows are finished" in page
 
 
 def test_a_claim_holds_when_every_seed_agrees(finish, tmp_path):
