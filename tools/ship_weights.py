@@ -42,12 +42,17 @@ def main() -> None:
     parser.add_argument(
         "--further", action="store_true", help="the run was started from the weights that are shipped now"
     )
+    parser.add_argument(
+        "--averaged", action="store_true", help="ship the mean of the run's weights and those that are shipped now"
+    )
     parser.add_argument("--rendered", type=int, default=400)
     parser.add_argument("--folder", type=Path, default=Path(edgecrack.weights.__file__).parent)
     options = parser.parse_args()
     net, spec = load_checkpoint(options.run / "best.safetensors")
     card_file = options.folder / f"{spec.name}.card.json"
     earlier = legs(json.loads(card_file.read_text())) if options.further else []
+    if options.averaged:
+        average(net, load_checkpoint(options.folder / f"{spec.name}.safetensors")[0])
     with tempfile.TemporaryDirectory(dir=options.folder, prefix=".") as folder:
         write(net, spec, options, earlier, Path(folder))
         for path in sorted(Path(folder).iterdir()):  # weights without their ranges would be quantised with those before
@@ -75,11 +80,21 @@ def write(
     ranges.save(folder / f"{spec.name}.ranges.json")
     card = {"name": spec.name, "width": spec.width, "parameters": sum(p.numel() for p in net.parameters())}
     card |= {"trained_on": names, "data": [[frames.name, len(frames)] for frames in sets]}
-    card |= training_record(options.run) | {"threshold": spec.threshold, "licence": LICENCE}
+    card |= training_record(options.run) | {"averaged": options.averaged}
+    card |= {"threshold": spec.threshold, "licence": LICENCE}
     card["earlier_legs"] = earlier
     card["held_back_f1_2px"] = {name: round(float(f_score(pooled)[level]), 4) for name, pooled in found.items()}
     card |= {"calibration": f"{len(crops)} crops of the training frames, {WITH_CRACKS} of them with cracks, seed 0"}
     write_atomic(folder / f"{spec.name}.card.json", json.dumps(card, indent=1) + "\n")
+
+
+@torch.no_grad()
+def average(net: CrackNet, other: CrackNet) -> None:
+    """Give `net` the mean of its weights and those of `other`, with which it shares its training up to the last leg."""
+    theirs = other.state_dict()
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 0.5)
 
 
 def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint8]]:
@@ -100,7 +115,7 @@ def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint
 
 def legs(card: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs behind shipped weights, each started from the one before."""
-    return [*card.get("earlier_legs", []), {name: card[name] for name in LEG}]
+    return [*card.get("earlier_legs", []), {name: card[name] for name in (*LEG, "averaged") if name in card}]
 
 
 def training_record(run: Path) -> dict[str, object]:
