@@ -148,7 +148,7 @@ def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInte
         )
     if tile == "fit" and too_small:
         _log.warning(
-            "frames of %dx%d are shrunk to %.2f of their size, and %s was trained down to %g: thin cracks are lost; export "
+            "frames of %dx%d are shrunk to %.2f of their size, and %s was trained down to %g: thin cracks may be lost; export "
             'with a larger --size, or cut the frames into tiles: --tile auto, tile="auto"',
             *(width, height, _shrunk(fit, spec), spec.name, spec.scales[0]),
         )
