@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgecrack.cli.progress import tracked
-
-if TYPE_CHECKING:
-    pass
 
 data = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
