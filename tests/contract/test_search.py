@@ -13,6 +13,7 @@ from edgecrack.training.search import Search
 from edgecrack.training.states import stored_recipe
 
 GRID = {"gamma1": [-0.07, 0.0, 0.07], "gamma2": [-0.03, 0.03]}
+SMALL = ["--width", "0.0625", "--set", "batch=1", "--threads", "1", "--device", "cpu"]
 
 
 def test_a_search_visits_each_point_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -51,47 +52,33 @@ def test_what_a_killed_search_left_in_its_journal_takes_no_score_of_another_poin
 
 
 def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: Path) -> None:
-    told = [
+    done = here(
+        "search",
         "--data",
         roads,
-        "--width",
-        "0.0625",
+        *SMALL,
         "--steps",
         "1",
         "--set",
-        "batch=1",
-        "--set",
         "crop=32",
-        "--threads",
-        "1",
-    ]
-    done = here("search", *told, "--device", "cpu", "--grid", "gamma1=-0.07,0", "-o", tmp_path)
+        "--grid",
+        "gamma1=-0.07,0",
+        "-o",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("--set gamma1=")
     for point in ("gamma1=-0.07", "gamma1=0.0"):
         recipe = stored_recipe(tmp_path / point / "best.safetensors")
         assert recipe is not None
         assert recipe.loss == {"gamma1": float(point.partition("=")[2])}
-    wrong = here("search", *told, "--grid", "colour=1,2", "-o", tmp_path / "x")
+    wrong = here("search", "--data", roads, *SMALL, "--grid", "colour=1,2", "-o", tmp_path / "x")
     assert wrong.returncode == 1
     assert "aelf-unet has no switch 'colour'" in wrong.stderr
 
 
 def test_a_point_that_diverges_ends_no_search_and_sizes_can_be_searched(tmp_path: Path, roads: Path) -> None:
-    told = [
-        "--data",
-        roads,
-        "--width",
-        "0.0625",
-        "--steps",
-        "2",
-        "--set",
-        "batch=1",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    told = ["--data", roads, *SMALL, "--steps", "2"]
     done = here("search", *told, "--grid", "learning_rate=1e30,1e-4", "--set", "crop=32", "-o", tmp_path / "a")
     assert done.returncode == 0, done.stderr
     assert "learning_rate=1e+30 counts as 0: the " in done.stderr
