@@ -89,7 +89,7 @@ def run(
 
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions
-    from edgecrack.runtime.address import scheme_of
+    from edgecrack.runtime.address import scheme_of, trimmed
     from edgecrack.runtime.sources import described
     from edgecrack.spec import FrameSpec
 
@@ -117,6 +117,7 @@ def run(
         segment=segment,
         keep_gb=keep_gb,
     )
+    source = [trimmed(each) for each in source]
     if dry_run:
         typer.echo("\n".join(described(each, options) for each in source))
         return

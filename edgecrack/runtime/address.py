@@ -10,7 +10,7 @@ from edgecrack.errors import SpecError
 _USER = re.compile(r"(?<=://)[^\n]*@")
 _USER_IN_PIPELINE = re.compile(r"(?<=://)\S*@")
 _SECRET = re.compile(
-    r"(?i)((?:\b[up]|pas\w*|pwd?|user?(?:-?id|-?name)?|token|secret|key|auth|sig(?:nature)?)\s*=\s*)"
+    r"(?i)((?:\b[up]|pas\w*|pwd?|psk|user?(?:-?id|-?name)?|login|usr|token|jwt|secret|key|auth|sig(?:nature)?|streamid)\s*=\s*)"
     r"(\"[^\"]*\"|'[^']*'|[^\s&]+)"
 )
 _PAIR = re.compile(r"(?<=[/?&])[^/?&=\s:]+:[^/?&=\s]+(?=[/?&]|$)")  # user:password, as a part of a path or a field
@@ -58,6 +58,11 @@ def check_url(url: str) -> None:
         raise SpecError(f"wanted {scheme}://HOST:PORT, got no port")
     if not listens and not match[1]:
         raise SpecError(f"wanted {scheme}://HOST..., got no host")
+
+
+def trimmed(source: str) -> str:
+    """`source` without the blanks around an address; those around a path belong to it."""
+    return source.strip() if scheme_of(source.strip()) else source
 
 
 def scheme_of(source: str) -> str:

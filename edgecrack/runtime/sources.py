@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.images import IMAGE_SUFFIXES, list_images
 from edgecrack.runtime.account import Counted
-from edgecrack.runtime.address import redacted, redacted_path, scheme_of
+from edgecrack.runtime.address import redacted, redacted_path, scheme_of, trimmed
 from edgecrack.runtime.connections import SCHEMES, camera_described, open_camera
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.in_order import ImageSource, IterableSource, PipeSource, VideoSource
@@ -131,7 +131,7 @@ def _place(source: Named) -> str:
 
 
 def _open_named(source: str, options: SourceOptions) -> CountedSource:
-    source = source.strip() if scheme_of(source.strip()) else source
+    source = trimmed(source)
     scheme = scheme_of(source)
     if not scheme:
         try:
@@ -155,6 +155,7 @@ def described(source: str, options: SourceOptions = _DEFAULT) -> str:
 
     A camera is not connected; of files it raises what `open_source` raises.
     """
+    source = trimmed(source)
     if scheme_of(source) in SCHEMES:
         return camera_described(source, options)
     with _open_named(source, options) as files:

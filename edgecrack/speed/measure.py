@@ -16,7 +16,7 @@ import numpy as np
 
 from edgecrack import board
 from edgecrack.errors import EngineError, SourceError
-from edgecrack.runtime.address import redacted, scheme_of
+from edgecrack.runtime.address import redacted, scheme_of, trimmed
 from edgecrack.runtime.in_order import VideoSource
 from edgecrack.runtime.sources import open_source
 from edgecrack.speed.bare import MODES, BareNets, ready_frames
@@ -135,7 +135,7 @@ def measure(
     `plain` is the fp32 ONNX of the net for the plain script, by default the one beside `model`; `tell` hears what is being
     measured. Raises SourceError for a camera, which shows no frame twice; what opening the model or the source raises.
     """
-    if scheme_of(source):
+    if scheme_of(trimmed(source)):
         raise SourceError(f"{redacted(source)} shows no frame twice; wanted a video or images")
     order = Order(str(model), source, frames, "log", backend, device)
     taken = _Taken()

@@ -3,7 +3,7 @@
 import pytest
 
 from edgecrack.errors import SpecError
-from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme_of
+from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme_of, trimmed
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,9 @@ from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme
         ("http://h:80/v?admin:secret", "http://h:80/v?***"),
         ("http://h/v?u=admin&p=secret&fps=5", "http://h/v?u=***&p=***&fps=5"),
         ("gst:x264enc key-int-max=30 ! fakesink", "gst:x264enc key-int-max=30 ! fakesink"),
+        ("srt://h:8890?streamid=read:road:admin:secret&latency=9", "srt://h:8890?streamid=***&latency=9"),
+        ("rtsp://h/1?jwt=eyJhbGci.secret.sig", "rtsp://h/1?jwt=***"),
+        ("http://h/v?usr=admin&psk=secret", "http://h/v?usr=***&psk=***"),
     ],
 )
 def test_passwords_are_not_shown(source, shown):
@@ -70,6 +73,12 @@ def test_nor_are_those_of_an_address_that_was_mistyped(path, shown):
 )
 def test_the_kind_of_source_is_seen_from_its_string(source, scheme):
     assert scheme_of(source) == scheme
+
+
+def test_blanks_around_an_address_do_not_count_and_those_of_a_path_do():
+    assert trimmed(" rtsp://camera/1\n") == "rtsp://camera/1"
+    assert trimmed(" 0 ") == "0"
+    assert trimmed(" road.mp4") == " road.mp4"
 
 
 @pytest.mark.parametrize(
