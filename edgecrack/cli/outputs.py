@@ -71,11 +71,10 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
     sinks = stack.enter_context(Sinks())
     room = _room(out, options, sinks.write_event)
     live = isinstance(road, LiveSource)
-    # What a camera declares is all the same: its frames are shown for as long as they lasted.
+    # What a camera declares is all the same: its frames are shown for as long as they lasted
     rate = road.rate or (30 if live else None)
     if options.overlay and rate:
-        # What a video may have; of every 3600th frame it is quicker than the road was.
-        rate = min(max(0.01, rate), 1000)
+        rate = min(max(0.01, rate), 1000)  # what a video may declare; its frames have times of their own
         path = out / ("evidence" if options.only_finds else "overlay.mp4")
         sinks.add(path, _video(path, rate, road, options, beginning, room))
     for path, sink in _images(out, rate, road, options, beginning, room).items():

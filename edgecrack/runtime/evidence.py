@@ -19,7 +19,7 @@ from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.disk import DurableFile
 from edgecrack.runtime.frame import Frame
-from edgecrack.runtime.recording import Labels, Room, last_of, make_folder, numbered
+from edgecrack.runtime.recording import Clock, Labels, Room, last_of, make_folder, numbered
 from edgecrack.runtime.sinks import Sink
 from edgecrack.runtime.video import VideoEncoder, check_rate, require_av
 
@@ -127,7 +127,7 @@ class _Watch(Closing):
         self._encoder: VideoEncoder | None = None
         self._encoded = _Fragments(folder)
         self._size: tuple[int, ...] = ()
-        self._count = 0
+        self._clock, self._now = Clock(rate), 0.0
         self._under_way: deque[tuple[float, bool]] = deque()  # time and key of what the encoder still has
         self._past: deque[list[_Piece]] = deque()  # from key frame to key frame
         self._clip: _Clip | None = None
@@ -135,24 +135,25 @@ class _Watch(Closing):
         self._image = _BestImage(folder)
 
     def write(self, frame: Frame, detection: Detection, found: bool) -> None:
-        time = None if frame.monotonic is None else frame.captured_at
-        now = self._count / self._rate if time is None else time
-        self._count += 1
-        self._encode(detection.plot(frame.image), time, now, found)
+        before, self._now = self._now, self._clock.of(frame)
+        now = self._now
+        if now - before > self._roll:  # a camera was away: the road before is not that of a find that comes next
+            self._finish()
+        self._encode(detection.plot(frame.image), now, found)
         if found:
             self._until = now + self._roll
         if self._clip is None and now <= self._until:
             self._begin(frame.index, now)
         self._image.see(frame, now, detection.crack_share if found else 0.0)
 
-    def _encode(self, image: NDArray[np.uint8], time: float | None, now: float, found: bool) -> None:
+    def _encode(self, image: NDArray[np.uint8], now: float, found: bool) -> None:
         if self._encoder is None or image.shape != self._size:
             self._finish()
             self._encoded, self._size = _Fragments(self._folder), image.shape
             self._encoder = VideoEncoder(self._encoded, self._rate)
         # What comes after a clip begins with a key frame, since another clip may begin with it.
         is_over = self._clip is not None and (now - self._begun >= self._longest or (now > self._until and not found))
-        self._under_way.append((now, self._encoder.write(image, time, key=is_over)))
+        self._under_way.append((now, self._encoder.write(image, now, key=is_over)))
         self._take()
         if is_over:
             self._end()

@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgecrack.errors import SourceError
 from edgecrack.images import IMAGE_SUFFIXES
 from edgecrack.runtime.address import redacted, scheme_of
@@ -23,6 +20,7 @@ from edgecrack.runtime.disk import unwritable
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
+_ROUNDING = 1e-4  # seconds that a sum of many is wrong at most
 _INTERVAL = 1.0  # seconds between two looks at the room that is taken
 _RARELY = 20  # times as long as a look takes are there between two
 _RESERVE = 256e6  # bytes for the log, where the disk is large: about eight hours of it at 30 frames a second
@@ -64,6 +62,29 @@ def _collide(one: str, other: str) -> bool:
 def is_image(frame: Frame) -> bool:
     """Whether `frame` is an image file of its own, and not one of many frames of its source."""
     return frame.monotonic is None and Path(frame.source).suffix.lower() in IMAGE_SUFFIXES
+
+
+class Clock:
+    """When the frames of a source are shown: as far apart as they were captured, from 0 on.
+
+    Frames without a time follow each other at the rate's pace, and so does one whose time lies before that of the last, as
+    where a file begins again.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """`rate` in frames a second."""
+        self._pace = 1 / rate
+        self._now: float | None = None
+        self._captured: float | None = None  # of the last frame
+
+    def of(self, frame: Frame) -> float:
+        """Seconds from the first frame to this one; to be asked once a frame."""
+        before, self._captured = self._captured, frame.captured_at
+        passed = self._pace
+        if before is not None and frame.captured_at is not None and frame.captured_at >= before:
+            passed = frame.captured_at - before
+        self._now = 0.0 if self._now is None else self._now + passed
+        return self._now
 
 
 class Room:
@@ -156,7 +177,7 @@ class Room:
 class OverlayVideo(Closing):
     """Videos of the frames with their cracks drawn in; see `VideoWriter` for the format.
 
-    Frames of a camera are shown for as long as they lasted. Where their size changes or a segment is full, a further file
+    Frames that have a time are shown for as long as they lasted. Where their size changes or a segment is full, a further file
     is begun: NAME-2.mp4, NAME-3.mp4 ... Of several sources each has files of its own: NAME-SOURCE.mp4, NAME-SOURCE-2.mp4 ...
     """
 
@@ -192,8 +213,7 @@ class OverlayVideo(Closing):
             path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
             last = last_of(path) if self._resume else 0
             self._series[label] = _Series(path, self._rate, self._segment, self._room, last)
-        time = None if frame.monotonic is None else frame.captured_at
-        self._series[label].write(detection.plot(frame.image), time)
+        self._series[label].write(frame, detection)
 
     def close(self) -> None:
         """Finish the files; a second call does nothing. Raises SourceError."""
@@ -211,16 +231,15 @@ class _Series(Closing):
         self._video: VideoWriter | None = None
         self._size: tuple[int, ...] = ()
         self._begun = 0.0  # the time of the first frame of this file
-        self._count = 0
+        self._clock = Clock(rate)
 
-    def write(self, image: NDArray[np.uint8], time: float | None) -> None:
-        now = self._count / self._rate if time is None else time
-        is_full = self._segment is not None and now - self._begun >= self._segment
+    def write(self, frame: Frame, detection: Detection) -> None:
+        image, now = detection.plot(frame.image), self._clock.of(frame)
+        is_full = self._segment is not None and now - self._begun >= self._segment - _ROUNDING
         if self._video is None or image.shape != self._size or is_full:
             self._begin_next(now, image.shape)
         assert self._video is not None  # noqa: S101 (for the type checker)
-        self._video.write(image, time)
-        self._count += 1
+        self._video.write(image, now)
         if self._room:
             self._room.keep()
 

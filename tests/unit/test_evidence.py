@@ -164,3 +164,17 @@ def test_masks_of_finds_only(tmp_path):
         for index in range(4):
             masks.write(*seen(index, [0, 2, 20, 64][index]))
     assert names(tmp_path, "png") == ["000002.png", "000003.png"]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_clip_does_not_reach_over_a_time_without_frames(tmp_path, live):
+    """A camera was away for 10 minutes, first after a find and then before one."""
+    with Evidence(tmp_path, RATE) as evidence:
+        for index in range(100):
+            at = index / RATE + (600 if index >= 40 else 0) + (600 if index >= 70 else 0)
+            evidence.write(*seen(index, 5 if index in (35, 70) else 0, live, at))
+    assert names(tmp_path, "mp4") == ["000035.mp4", "000070.mp4"]
+    times, numbers = shown(tmp_path / "000035.mp4")
+    assert numbers[-1] == 39
+    assert times[-1] == pytest.approx((39 - numbers[0]) / RATE, abs=0.002)
+    check_clip(tmp_path / "000070.mp4", 70, 90)

@@ -21,7 +21,7 @@ def seen(index, at=None, source="road.mp4", size=(48, 64)):
     """A frame, of a camera where it has a time, with its detection."""
     image = np.full((*size, 3), index % 256, np.uint8)
     utc = None if at is None else 1.7e9 + at
-    frame = Frame(image, index, index / 10 if at is None else at, source, at, utc)
+    frame = Frame(image, index, at, source, at, utc)
     return frame, Detection.of(np.zeros(size, np.uint8), 0.5)
 
 
@@ -386,3 +386,15 @@ def test_what_is_told_after_the_end_is_no_loss(tmp_path):
         sinks.add("log.jsonl", JsonLines(tmp_path / "log.jsonl"))
     sinks.write_event(Event("marked", "camera", 0.0))
     assert sinks.lost == {}
+
+
+def test_frames_of_a_file_are_shown_when_the_road_was_seen_whatever_the_rate(tmp_path):
+    """As those of the slower of two files, and of one that is not evenly spaced; a file that begins again goes on."""
+    captured = [0.0, 0.5, 0.6, 3.0, 0.0, 0.5]
+    with OverlayVideo(tmp_path / "a.mp4", 30) as video:
+        for index, at in enumerate(captured):
+            image = np.full((48, 64, 3), 40 * index, np.uint8)
+            video.write(Frame(image, index, at, "road.mp4"), Detection.of(np.zeros((48, 64), np.uint8), 0.5))
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        times = [frame.time for frame in file.decode(video=0)]
+    assert times == pytest.approx([0, 0.5, 0.6, 3.0, 3.0 + 1 / 30, 3.5 + 1 / 30], abs=1e-4)
