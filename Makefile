@@ -36,6 +36,7 @@ demo: $(VENV)/.demo ## Render a clip, export SCNet to INT8, find the cracks, sco
 	@mkdir -p $(DEMO)
 	$(BIN)/edgecrack sample-clip $(DEMO)/road.mp4 --seed $(SEED)
 	$(BIN)/edgecrack export --model scnet --int8 --target cpu -o $(DEMO)
+	@rm -rf $(DEMO)/out  # a run goes on in its folder, or begins in another
 	$(BIN)/edgecrack run $(DEMO)/scnet.int8-cpu.onnx --source $(DEMO)/road.mp4 --out $(DEMO)/out >$(DEMO)/run.txt
 	@cat $(DEMO)/run.txt
 	$(BIN)/edgecrack evaluate $(DEMO)/scnet.int8-cpu.onnx --data $(DEMO)/road.mp4 --every 5 --out $(DEMO)/scores >$(DEMO)/scores.txt

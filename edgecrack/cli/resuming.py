@@ -46,8 +46,8 @@ class Beginning:
     def of(cls, out: Path, record: Mapping[str, Any], *, resume: bool) -> Beginning:
         """Where the run that `record` is of begins in `out`: after the log that is there with `resume`, else at 0.
 
-        Raises SpecError, with `resume`, for a log of another run, and without for one of cameras, as those frames cannot be
-        had again; SourceError for a log that cannot be read.
+        Raises SpecError for a log that is there without `resume`, as the results of two runs would be mixed, and with it for
+        one of another run; SourceError for a log that cannot be read.
         """
         from edgecrack.errors import SourceError, SpecError
 
@@ -58,14 +58,9 @@ class Beginning:
             raise SourceError(f"cannot write into {out}: {error.strerror or error}") from error
         if not read:
             return cls(out, record)
-        before = _read(out / _RECORD)
         if not resume:
-            if before and before.get("live"):
-                raise SpecError(
-                    f"{log} is of cameras, whose frames cannot be had again: give --resume to go on with it, or another --out"
-                )
-            return cls(out, record)
-        _check_same(log, before, record)
+            raise SpecError(f"{log} is of a run before: give --resume to go on with it, or another --out")
+        _check_same(log, _read(out / _RECORD), record)
         if record["live"]:
             return cls(out, record, True, first=_next_number(log), read=read)
         return _after(log, cls(out, record, True, read=read))
@@ -78,7 +73,7 @@ class Beginning:
             raise SourceError(f"another run wrote into {self.out} until now; give the same command again")
 
     def settle(self) -> None:
-        """Begin the log anew, and keep the record, unless they are gone on with; remove what a kill left half-written.
+        """Keep the record, unless a log is gone on with; remove what a kill left half-written.
 
         Raises SourceError.
         """
@@ -92,8 +87,6 @@ class Beginning:
             ours = [self.out.glob(f"{TEMPORARY}*"), *((self.out / each).rglob(f"{TEMPORARY}*") for each in _FOLDERS)]
             for left in chain(*ours):  # and no more: other runs may write into folders beside them
                 left.unlink()
-            if not self.is_resumed:
-                (self.out / LOG).unlink(missing_ok=True)  # first: a log has the record of its own run or none
         except OSError as error:
             raise SourceError(f"cannot write into {self.out}: {error.strerror or error}") from error
         if not self.is_resumed:
