@@ -161,11 +161,16 @@ class PipeConnection:
         self._descriptor = descriptor
         self._begin()
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read, if only the end."""
+        return self._filled > 0 or self._has_bytes(0)
+
     def read(self) -> NDArray[np.uint8] | None:
         """See `Connection`."""
         while self._filled < self._image.size:
             try:
-                ready, _, _ = select.select([self._descriptor], [], [], 0.2)
+                ready = self._has_bytes(0.2)
                 count = os.readv(self._descriptor, [self._image.data.cast("B")[self._filled :]]) if ready else None
             except OSError as error:
                 raise SourceError(f"standard input cannot be read: {error.strerror or error}") from error
@@ -181,6 +186,9 @@ class PipeConnection:
 
     def close(self) -> None:
         """Leaves the pipe open: it is the process's."""
+
+    def _has_bytes(self, seconds: float) -> bool:
+        return bool(select.select([self._descriptor], [], [], seconds)[0])
 
     def _begin(self) -> None:
         self._image = np.empty(self._shape, np.uint8)

@@ -31,6 +31,8 @@ _log = logging.getLogger("edgecrack")
 # FFmpeg writes to stderr what we raise or log in our own words; it reads this when the first video is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+_TRIES = 1000  # to decode one more frame, before a file counts as at its end; each of them passes over a damaged packet
+
 
 class InOrder(Closing, ABC):
     """A source that hands out every frame."""
@@ -79,6 +81,8 @@ class ImageSource(InOrder):
 class VideoSource(InOrder):
     """A video file, through OpenCV's FFmpeg.
 
+    Frames that cannot be decoded are dropped as "damaged", and get no number.
+
     Attributes:
         truncated_at: the frames that were read, when that is fewer than the file declares; None otherwise.
     """
@@ -109,7 +113,7 @@ class VideoSource(InOrder):
         if self._resting:
             self._capture, self._resting = _capture(self._path), False
         while True:
-            while self._capture.grab() and self._before_end():
+            while self._grab() and self._before_end():
                 if self._options.start is not None and (self._time or 0) < self._options.start:
                     continue
                 index, self._next = self._next, self._next + 1
@@ -117,13 +121,32 @@ class VideoSource(InOrder):
                     continue
                 done, image = self._capture.retrieve()
                 if not done:
-                    break
+                    self._drop_damaged(1)
+                    continue
                 yield Frame(np.asarray(image, np.uint8), index, self._time, self.name)
             self._finish()
             if not self._options.loop:
                 return
             self._capture.release()
             self._capture, self._decoded = _capture(self._path), 0
+
+    def _grab(self) -> bool:
+        """Decode the next frame, past what is damaged; False at the end of the file."""
+        for damaged in range(_TRIES):
+            if self._capture.grab():
+                if damaged:
+                    self._drop_damaged(damaged)
+                return True
+        return False
+
+    def _drop_damaged(self, count: int) -> None:
+        if self._next < self._options.first:  # the run that is gone on with has counted it
+            return
+        if not self.dropped["damaged"]:
+            after = "" if self._time is None else f" after {self._time:.2f} s"
+            _log.warning("%s is damaged%s; frames that cannot be decoded are dropped", self.name, after)
+        self.read += count
+        self.dropped["damaged"] += count
 
     def _before_end(self) -> bool:
         """Whether the frame that was just decoded is before the end that was asked for; notes its time."""
@@ -179,6 +202,11 @@ class PipeSource(InOrder):
         super().__init__(options)
         self.name = name
         self._pipe = PipeConnection(raw_format(name)[0])
+
+    @property
+    def ready(self) -> bool:
+        """Whether the writer has begun with the next picture, or is at its end."""
+        return self._stopped or self._pipe.ready
 
     def _frames(self) -> Iterator[Frame]:
         while not self._stopped:
@@ -244,5 +272,7 @@ def _capture(path: Path) -> cv2.VideoCapture:
     finally:
         _set_log_level(level)
     if not capture.isOpened():
+        if not path.is_file():  # it was, when the run began
+            raise SourceError(f"{path} is not there any more")
         raise SourceError(f"{path} is not a video that OpenCV can read, or is truncated ({path.stat().st_size} bytes)")
     return capture

@@ -79,6 +79,27 @@ def test_a_folder_in_place_of_a_pipe_is_one_line(tmp_path):
     os.close(folder)
 
 
+def test_a_detection_is_given_out_while_the_writer_waits_for_it(model):
+    code = """
+import sys
+from edgecrack import CrackDetector
+with CrackDetector(sys.argv[1], hint="throughput") as detector:
+    for frame, detection in detector.stream("raw:64x48"):
+        print(frame.index, detection.crack_pixels, flush=True)
+"""
+    command = [sys.executable, "-c", code, str(model)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        for index in range(4):
+            process.stdin.write(bytes([200 * (index % 2)]) * (48 * 64 * 3))
+            assert process.stdout.readline().split() == [b"%d" % index, b"%d" % (48 * 64 * (index % 2))]
+        process.stdin.close()
+        guard.cancel()
+        guard.join()
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(("source", "count"), [("raw:64x48", 200), ("raw:64x48@30", None)])
 def test_standard_input_is_a_source(source, count):
     code = """

@@ -374,3 +374,36 @@ def test_an_address_that_was_mistyped_is_refused_without_its_password(source):
     with pytest.raises((SourceError, SpecError)) as caught:
         open_source(source)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("broken", [[10], [10, 11, 12], list(range(5, 25))])
+def test_what_comes_after_a_damaged_part_of_a_video_is_read(tmp_path, caplog, broken):
+    path = write_video(tmp_path / "a.mp4")
+    with av.open(str(path)) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for number in broken:
+        place, size = packets[number]
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "edgecrack"), open_source(path) as source:
+        frames = list(source)
+    assert source.dropped == {"damaged": len(broken)}
+    assert source.read == len(frames) + len(broken) == 30
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert frames[-1].captured_at == pytest.approx(29 * 1001 / 30000, abs=1e-3)
+    assert source.truncated_at is None
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{path} is damaged after ")
+    with open_source(path, SourceOptions(first=len(frames) - 2)) as rest:
+        assert len(list(rest)) == rest.read == 2  # what is before was counted when it was read
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_one_line(tmp_path):
+    first, second = write_video(tmp_path / "a.mp4", 3), write_video(tmp_path / "b.mp4", 3)
+    with open_source([str(first), str(second)]) as source:
+        frames = iter(source)
+        next(frames)
+        second.unlink()
+        with pytest.raises(SourceError, match=r"b\.mp4 is not there any more$"):
+            list(frames)
