@@ -113,10 +113,16 @@ class Camera:
         """How many were dropped until now, by cause.
 
         "newer" (a newer one came first), "stale", "damaged", "stopped" (it waited when the source was stopped), "no room"
-        (dropping is not allowed, and too many waited), "every" (it is not an N-th one; of these there is no event).
+        (dropping is not allowed, and too many waited), "every" (it is not an N-th one; of these there is no event), "outside"
+        (its size changed, and the region of interest lies outside of it).
         """
         with self.news:
             return Counter(self._dropped)
+
+    def leave_out(self, frame: Frame, cause: str) -> None:
+        """Count a frame that was handed out as dropped for `cause`."""
+        with self.news:
+            self._drop(frame.index, cause)
 
     def start(self) -> None:
         """Begin to read, unless that was begun or stopped."""

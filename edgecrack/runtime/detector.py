@@ -15,19 +15,20 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import EngineError
+from edgecrack.errors import EngineError, SpecError
 from edgecrack.fitting import Placement, with_pixels
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
 from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.in_order import PipeSource
 from edgecrack.runtime.live import LiveSource
 from edgecrack.runtime.region import parse_region
 from edgecrack.runtime.sources import AnySource, open_source
 from edgecrack.runtime.tiling import check_tile, place
 from edgecrack.spec import ModelSpec, check_frame, check_threshold
 
-Pieces = Iterator[tuple["_Work", NDArray[np.uint8]] | None]  # None: a camera has nothing new
+Pieces = Iterator[tuple["_Work", NDArray[np.uint8]] | None]  # None: a camera or pipe has nothing new
 
 
 class CrackDetector(Closing):
@@ -102,10 +103,12 @@ class CrackDetector(Closing):
         """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
         `source` is what `open_source` takes, several cameras too. Where a call takes a batch, it is filled with the tiles or
-        frames that come next, of cameras with those that are there: none is waited for. The stream may be left or closed at
+        frames that come next, of cameras with those that are there: none is waited for. Of Python's frames the detection of
+        one comes when the next one or two were taken: who needs it first calls `run`. The stream may be left or closed at
         any time, and closes the source: a camera's thread ends with it. An error of the source is raised after the frames
         before it were given out.
-        Raises SourceError, FrameError, EngineError and SpecError.
+        Raises SourceError, FrameError, EngineError and SpecError, the last where the region of interest lies outside a frame;
+        of a camera whose frames change their size, those are dropped.
         """
         with self._turn(), open_source(source) as frames:
             self._cameras = frames if isinstance(frames, LiveSource) else None
@@ -194,12 +197,20 @@ class CrackDetector(Closing):
     def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
         """The pieces of each frame in order, made when they are asked for; its work joins `under_way`.
 
-        None stands for a camera without a new frame, as long as there is work under way that can be finished first.
+        None stands for a camera or pipe without a new frame, as long as there is work under way that can be finished first.
         """
+        seen: set[str] = set()  # the sources of which a frame holds the region of interest
         for frame in frames:
             check_frame(frame.image, self.spec.pixels)
             start = perf_counter()
-            work = _Work(frame, self._place(*frame.image.shape[:2]))
+            try:
+                work = _Work(frame, self._place(*frame.image.shape[:2]))
+            except SpecError as error:
+                if frame.source not in seen or not isinstance(frames, LiveSource):
+                    raise
+                frames.leave_out(frame, "outside", str(error))  # another size than at first: it may come back
+                continue
+            seen.add(frame.source)
             under_way.append(work)
             if isinstance(frames, LiveSource):  # as many as fill a call may wait, and no more: they would grow old
                 frames.make_room(math.ceil(self.spec.batch / work.placement.count))
@@ -268,7 +279,7 @@ class _Work:
 
 def _waits(frames: Iterable[Frame]) -> bool:
     """Whether the next frame has yet to come: what is at hand goes first, or it would age with a camera that is lost."""
-    return isinstance(frames, LiveSource) and not frames.ready
+    return isinstance(frames, (LiveSource, PipeSource)) and not frames.ready
 
 
 def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint8]]], Exception | None]:

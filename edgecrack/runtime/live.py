@@ -77,6 +77,13 @@ class LiveSource(Closing):
         """Whether frames may be dropped, of any camera."""
         return any(camera.drops for camera in self.parts)
 
+    def leave_out(self, frame: Frame, cause: str, reason: str) -> None:
+        """Count a frame that was handed out as dropped for `cause`; a warning says why, once a camera."""
+        (camera,) = (camera for camera in self.parts if camera.name == frame.source)
+        if not camera.dropped[cause]:
+            _log.warning("%s: %s; such frames are dropped", camera.name, reason)
+        camera.leave_out(frame, cause)
+
     def make_room(self, frames: int) -> None:
         """Let so many frames wait, shared by the cameras: as many as the consumer takes at a time."""
         for camera in self.parts:

@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from scripted import END, Scripted, dropped, live
 from typer.testing import CliRunner
 
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
 from edgecrack.errors import EngineError, FrameError, SourceError, SpecError
-from edgecrack.runtime import Camera, CrackDetector, LiveSource, SourceOptions, VideoWriter
+from edgecrack.runtime import Account, Camera, CrackDetector, LiveSource, SourceOptions, VideoWriter
 from edgecrack.runtime.backends import BACKENDS
 from edgecrack.runtime.tiling import Tiling
 from edgecrack.spec import FrameSpec, ModelSpec
@@ -116,7 +117,7 @@ def test_a_stream_of_tiles_keeps_the_backend_busy_and_its_batches_full(batch, de
         np.testing.assert_array_equal(spare, recorder.calls[-1][27 % batch - 1])
 
 
-class Scripted:
+class Waiting:
     """A connection that gives `frames` and then waits until `is_over`."""
 
     def __init__(self, frames):
@@ -136,7 +137,7 @@ class Scripted:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_cameras_frame_is_given_out_whole_before_the_next_one_comes(height, width, calls, depth):
     """A batch is not kept back for a frame that may never come, and not cut short within a frame."""
-    camera, recorder = Scripted([grey_noise(height, width)]), Recorder(4, depth)
+    camera, recorder = Waiting([grey_noise(height, width)]), Recorder(4, depth)
     source = LiveSource(Camera("camera", lambda: camera, SourceOptions(staleness=9)))
     with closing(CrackDetector(recorder, tile="tile").stream(source)) as stream:
         for count in (1, 2):
@@ -244,6 +245,27 @@ def test_a_region_outside_a_frame_is_told_after_the_frames_before_it():
     with pytest.raises(SpecError, match="rows:100-200 holds no row of a frame of 70x90"):
         next(stream)
     assert detector.run(grey_noise(150, 70)).probability.shape == (150, 70)
+
+
+def test_of_a_camera_that_comes_back_smaller_frames_outside_the_region_are_dropped(caplog):
+    """One that is there from the first frame on is a mistake, and raised."""
+    camera = Scripted()
+    sizes = [(150, 70), (90, 70), (90, 70), (150, 70)]
+    detector = CrackDetector(Recorder(), tile="tile", roi="rows:100-200")
+    with live(camera, drop=False) as source, caplog.at_level(logging.WARNING, "edgecrack"):
+        for height, width in sizes:
+            camera.script.put(grey_noise(height, width))
+        camera.script.put(END)
+        frames = [frame.index for frame, _ in detector.stream(source)]
+    assert frames == [0, 3]
+    assert dropped(source) == {"outside": [1, 2]}
+    assert str(Account.of(source, {"camera": 2})) == "4 frames came: 2 processed, 2 dropped (2 outside), 0 failed"
+    assert caplog.messages == [
+        "camera: the region rows:100-200 holds no row of a frame of 70x90; such frames are dropped"
+    ]
+    camera = Scripted(grey_noise(90, 70), END)
+    with live(camera) as source, pytest.raises(SpecError, match="holds no row"):
+        list(detector.stream(source))
 
 
 def test_what_cannot_be_is_refused_before_a_model_is_opened(tmp_path):
