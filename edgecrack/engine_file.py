@@ -98,6 +98,8 @@ def _is_of_its_type(name: str, value: Any) -> bool:
         return isinstance(value, dict) and all(type(count) is int for count in value.values())
     if name == "multiprocessors":
         return type(value) is int
+    if name == "cuda":
+        return isinstance(value, str) and bool(re.fullmatch(r"(\d+\.\d+)?", value))
     if name == "build_seconds":
         return type(value) in (int, float)
     return isinstance(value, str)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgecrack.errors import BROUGHT_BY_JETSONS, MissingDependency, SpecError
 
+OLDEST = 10  # of TensorRT: the first that takes types from the graph and can be interrupted while it builds
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+TOO_OLD = "{} is too old, wanted 10 or newer, as Jetsons have from JetPack 6.1 on"
 _EXTRAS = {"tensorrt": "tensorrt-pip", "tensorrt_rtx": "rtx"}
 
 _log = logging.getLogger("edgecrack.tensorrt")
@@ -28,15 +30,23 @@ def load_tensorrt(flavour: str) -> ModuleType:
     """The Python module of a flavour, a key of `FLAVOURS`. Raises MissingDependency when it is not installed."""
     try:
         module = importlib.import_module(flavour)
-        if hasattr(module, "Builder"):
+        if not hasattr(module, "Builder"):
+            reason = "it can only run engines"  # the "lean" package goes by the same name
+        elif flavour == "tensorrt" and is_too_old(module.__version__):
+            reason = TOO_OLD.format(module.__version__)
+        else:
             return module
-        reason = "it can only run engines"  # the "lean" package goes by the same name
     except Exception as error:  # the package raises RuntimeError where its libraries are missing
         reason = " ".join(str(error).split()) or type(error).__name__
     raise MissingDependency(
         f"{FLAVOURS[flavour]} cannot be loaded ({reason}); pip install 'edgecrack[{_EXTRAS[flavour]}]'"
         + (BROUGHT_BY_JETSONS if flavour == "tensorrt" else "")
     )
+
+
+def is_too_old(version: str) -> bool:
+    """Whether a TensorRT of this version, such as "8.6.2", lacks what building and running takes."""
+    return int(version.partition(".")[0]) < OLDEST
 
 
 def rtx_capabilities(names: Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -94,7 +95,7 @@ def run_part(part: str, arguments: list[str]) -> Counter[str]:
             print(line, end="", flush=True)
             found[line[:8].strip()] += 1
         timer.cancel()
-    if process.returncode not in (0, 1):
+    if process.returncode not in (0, 1) or (process.returncode and not found["FAIL"]):  # a traceback ends with 1 too
         print(f"FAIL     {part} ended with {process.returncode}")
         found["FAIL"] += 1
     return found
@@ -237,24 +238,18 @@ def check_graph(*, zero_copy: bool) -> str:
 
 
 def check_threads() -> str:
-    wrong: list[int] = []
-
-    def work(detector: CrackDetector, first: int) -> None:
-        for seed in range(first, first + 20):
-            if not np.array_equal(detector.run(noise(seed)).probability, mean(noise(seed))):
-                wrong.append(seed)
+    def right(detector: CrackDetector, first: int) -> int:
+        seeds = range(first, first + 20)
+        return sum(np.array_equal(detector.run(noise(seed)).probability, mean(noise(seed))) for seed in seeds)
 
     with kernel_backend() as backend:
         detectors = [CrackDetector(backend)]
         detectors += [detectors[0].clone() for _ in range(3)]
-        threads = [threading.Thread(target=work, args=(each, 100 * index)) for index, each in enumerate(detectors)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(detectors)) as pool:
+            count = sum(pool.map(right, detectors, range(0, 400, 100)))  # raises what a thread raised
         for detector in detectors[1:]:
             detector.close()
-    return expect(not wrong, f"4 threads, one engine, {len(wrong)} wrong answers of 80")
+    return expect(count == 80, f"4 threads, one engine, {count} right answers of 80")
 
 
 def check_growth(iterations: int) -> str:
@@ -267,7 +262,9 @@ def check_growth(iterations: int) -> str:
         grown = [after - start for start, after in zip(before, footprint(backend.engine.cuda), strict=True)]
     host, device, objects = grown
     text = f"host {host / 2**20:+.1f} MiB, GPU {device / 2**20:+.1f} MiB, Python objects {objects:+d}"
-    return expect(host < 4 << 20 and device <= 0 and objects < 200, text)
+    if probe().integrated:
+        text, device = f"{text} (a GPU that shares the host's memory: all of the machine's, and no verdict)", 0
+    return expect(host < 4 << 20 and device < 4 << 20 and objects < 200, text)
 
 
 def footprint(cuda: Cuda) -> tuple[int, int, int]:
@@ -476,7 +473,7 @@ def torch_on_cuda() -> Callable[[Images], Images]:
 def rates(backend: TensorRtBackend, trtexec: float | None = None, frames: int = 500) -> str:
     """Frames a second end to end and bare, and how long one takes; bare is trtexec's batches a second, if it was run."""
     size = backend.spec.input_frame
-    image = noise(0, size.height, size.width)
+    image = with_pixels(noise(0, size.height, size.width), backend.spec.pixels)  # as a converter hands them over
     detector = CrackDetector(backend)
     bare = bare_rate(backend.engine) if trtexec is None else trtexec
     bare *= backend.spec.batch

@@ -97,11 +97,20 @@ def _backends() -> dict[str, str]:
     return {
         "openvino": _one_of(("openvino",), "cpu"),
         "onnxruntime": _one_of(("onnxruntime",), "cpu"),
-        "TensorRT": _one_of(("tensorrt",), "tensorrt-pip", jetsons=True),
+        "TensorRT": _tensorrt(),
         "TensorRT for RTX": _one_of(("tensorrt_rtx",), "rtx"),
         "CUDA from Python": _one_of(("cuda.bindings", "pycuda"), "tensorrt"),
         "onnx, to build": _one_of(("onnx",), "tensorrt"),
     }
+
+
+def _tensorrt() -> str:
+    from edgecrack.tensorrt_library import TOO_OLD, is_too_old
+
+    found, version = _one_of(("tensorrt",), "tensorrt-pip", jetsons=True), _version("tensorrt")
+    if found.startswith("yes") and version[0].isdigit() and is_too_old(version):
+        return f"no: {TOO_OLD.format(version)}"
+    return found
 
 
 def _builder(rows: dict[str, str]) -> str:

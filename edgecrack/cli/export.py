@@ -189,8 +189,8 @@ class _Folder:
         _say(f"{'file':24} {'compared on':14} {'within 1/255':>12} {'largest':>8} {'mask F1':>8}")
 
     def add(self, kind: str, write: Callable[[Path], object]) -> Path:
-        """The path of what `write` makes. Raises AccuracyError, and leaves no file, when it fails the comparison."""
-        from edgecrack.export.parity import enforce, parity
+        """The path of what `write` makes. Raises AccuracyError or ExportError, and leaves no file, when it fails."""
+        from edgecrack.export.parity import check_half, enforce, parity
         from edgecrack.files import atomic_path
 
         path = self.path / f"{self.spec.name}{kind}.onnx"
@@ -201,6 +201,8 @@ class _Folder:
                 compared = f"{found.frames} {name}"
                 _say(f"{path.name:24} {compared:14} {found.within:12.4%} {found.largest:4}/255 {found.f1:8.4f}")
                 enforce(found)
+                if "fp16" in found.spec.precision:
+                    check_half(file, images)
         return path
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from edgecrack.errors import AccuracyError, SpecError
+from edgecrack.errors import AccuracyError, ExportError, SpecError
 from edgecrack.fitting import with_pixels
 from edgecrack.metrics import counts, f_score, pool
 from edgecrack.onnx_graph import read_onnx, session
@@ -90,6 +92,30 @@ def parity(
         found += [counts(one, true >= level) for one, true in zip(got, wanted, strict=True)]
     pooled = pool(found)
     return Parity(spec, len(frames), within / pooled.pixels, largest, float(f_score(pooled)[level]))
+
+
+def check_half(onnx_path: str | os.PathLike[str], frames: Sequence[Images]) -> None:
+    """Hold the graph in `onnx_path` to what half precision can hold, over `frames`, which are as for `parity`.
+
+    ONNX Runtime's CPU computes half precision in float32, so that `parity` cannot see a value overflow that becomes infinite
+    on a GPU. Raises ExportError when one reaches half of the greatest that there is: other frames may reach further.
+    """
+    model, spec = read_onnx(onnx_path)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    names = [value.name for value in inferred.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16]
+    for name in names:
+        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.size"]))
+        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.size"], [f"{name}.peak"], keepdims=0))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}.peak", TensorProto.FLOAT16, []))
+    runner, most = session(model.SerializeToString()), float(np.finfo(np.float16).max) / 2
+    for batch in _batches(frames, spec.batch):
+        given = np.stack([with_pixels(image, spec.pixels) for image in batch])
+        for name, peak in zip(names, runner.run([f"{name}.peak" for name in names], {INPUT: given}), strict=True):
+            if not peak <= most:
+                raise ExportError(
+                    f"{name} reaches {float(peak):.3g} on the frames that are compared on, and half precision ends at "
+                    f"{2 * most:.0f}; leave --fp16 out"
+                )
 
 
 def enforce(result: Parity) -> None:

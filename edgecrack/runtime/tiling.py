@@ -132,7 +132,8 @@ def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInte
     """How a frame of `height` x `width` pixels is shown to the model.
 
     "fit" scales it, "tile" cuts one larger than the model takes into windows, "auto" does so when fitting would shrink it
-    below the least scale that the net was trained at, and logs what it chose; "fit" warns of it. With a region of interest
+    below the least scale that the net was trained at, and logs what it chose; a warning is logged where it is shrunk so all
+    the same. With a region of interest
     only the box around it is fitted, or the windows that touch it are cut. Raises SpecError when the region is outside the
     frame.
     """
@@ -146,11 +147,12 @@ def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInte
             "%s frames of %dx%d: fitted they are at scale %.2f, and %s was trained at %g to %g",
             *("tiling" if tiled else "fitting", width, height, _shrunk(fit, spec), spec.name, *spec.scales),
         )
-    if tile == "fit" and too_small:
+    if too_small and not tiled:
+        tiles = "" if spec.camera else ', or cut the frames into tiles: --tile auto, tile="auto"'
         _log.warning(
             "frames of %dx%d are shrunk to %.2f of their size, and %s was trained down to %g: thin cracks may be lost; export "
-            'with a larger --size, or cut the frames into tiles: --tile auto, tile="auto"',
-            *(width, height, _shrunk(fit, spec), spec.name, spec.scales[0]),
+            "with a larger --size%s",
+            *(width, height, _shrunk(fit, spec), spec.name, spec.scales[0], tiles),
         )
     if tiled:
         return Tiling.of(height, width, spec.input_frame, region)

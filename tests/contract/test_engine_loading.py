@@ -116,12 +116,16 @@ def test_another_gpu_of_the_machine_is_chosen(engine, fake_cuda):
 
 
 def test_of_another_tensorrt_or_cuda(engine, fake_cuda):
+    record = read_record(engine)
     rewrite(engine, version="1.2.0.54")
     assert_one_line(
         run(engine, on_its_gpu(fake_cuda)), engine, 4, "built by TensorRT for RTX 1.2.0.54, here is", " --for sm86"
     )
-    rewrite(engine, cuda="12.6")
-    assert_one_line(run(engine, on_its_gpu(fake_cuda)), engine, 4, "built with CUDA 12.6, this driver speaks CUDA 13.0")
+    rewrite(engine, cuda="14.1")
+    words = "built with a driver of CUDA 14.1, this one speaks CUDA 13.0"
+    assert_one_line(run(engine, on_its_gpu(fake_cuda)), engine, 4, words)
+    rewrite(engine, version=record.version, cuda="12.6")  # a newer driver runs what an older one did
+    assert "a driver of CUDA" not in run(engine, on_its_gpu(fake_cuda)).stderr
 
 
 def test_of_a_tensorrt_that_is_not_installed(engine, fake_cuda):
@@ -171,6 +175,7 @@ def test_with_a_record_of_other_fields(engine, fake_cuda):
     ("name", "value"),
     [
         ("cuda", 13),
+        ("cuda", "newest"),
         ("flavour", []),
         ("onnx", None),
         ("gpu", {}),

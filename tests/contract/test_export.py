@@ -18,7 +18,7 @@ from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
 from edgecrack.errors import AccuracyError, ExportError, SpecError
 from edgecrack.export.graph import exportable, onnx_from_model, reference_from_model
-from edgecrack.export.parity import Parity, enforce, parity
+from edgecrack.export.parity import Parity, check_half, enforce, parity
 from edgecrack.export.precision import fp16_from_onnx
 from edgecrack.models import MODELS, build_model
 from edgecrack.models.blocks import fused, upsample
@@ -249,6 +249,25 @@ def test_what_half_precision_cannot_hold_is_refused(nets, files, tmp_path):
         with pytest.raises(SpecError, match="made of an fp32 graph"):
             fp16_from_onnx(file, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_value_that_half_precision_cannot_hold_is_refused_though_onnx_runtime_holds_it(tmp_path):
+    """One convolution scaled up and the next down: the net answers the same, but not in half precision."""
+    spec = ModelSpec("aelf-unet", 0.125, frame=FRAME)
+    net, frames = lively(spec), rendered()
+    for scale, limit in ((1, None), (2**16, "reaches .* and half precision ends at 65504")):
+        with torch.no_grad():
+            first, second = net.encoder[1][0], net.encoder[1][2]
+            first.weight *= scale
+            first.bias *= scale
+            second.weight /= scale
+        fp16 = fp16_from_onnx(onnx_from_model(net, spec, tmp_path / "net.onnx"), tmp_path / "net.fp16.onnx")
+        enforce(parity(reference_from_model(net), fp16, frames, 0.5))
+        if limit:
+            with pytest.raises(ExportError, match=limit):
+                check_half(fp16, frames)
+        else:
+            check_half(fp16, frames)
 
 
 def shifted(reference, by):

@@ -98,6 +98,34 @@ def test_the_last_line_counts_what_was_not_run(tool, monkeypatch, tmp_path, caps
     assert "FAIL     tensorrt ended with -6" in capsys.readouterr().out
 
 
+def test_a_part_that_ends_in_a_traceback_has_failed(tool, monkeypatch, tmp_path, capsys):
+    page = tmp_path / "page.py"
+    page.write_text("print('title', flush=True)\nraise ImportError('libcudart.so.12')\n")
+    monkeypatch.setattr(tool, "__file__", str(page))
+    assert tool.run_part("others", []) == {"title": 1, "FAIL": 1}
+    assert "FAIL     others ended with 1" in capsys.readouterr().out
+
+
+def test_threads_that_fail_are_a_failure(fake_cuda):
+    if not find_spec("cuda"):
+        pytest.skip("cuda-bindings are not installed")
+    code = f"""
+import sys
+sys.path.insert(0, {str(CHECK.parent)!r})
+import gpu_check
+from edgecrack.errors import EngineError
+def lost(*arguments):
+    raise EngineError("the GPU is lost")
+gpu_check.CrackDetector.run = lost
+page = gpu_check.Page("cuda-bindings")
+page.check("threads", gpu_check.check_threads)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=fake_cuda, check=True)
+    assert done.stdout.splitlines()[-1].startswith("FAIL     threads")
+    assert "the GPU is lost" in done.stdout
+
+
 @pytest.mark.parametrize("part", ["tensorrt", "others"])
 def test_a_part_without_a_net_says_what_to_give(tool, monkeypatch, capsys, part):
     monkeypatch.setattr(tool, "find_spec", lambda name: name != "torch")

@@ -1,5 +1,6 @@
 """The TensorRT backend from end to end, on the fake driver, with a stand-in for TensorRT's execution context."""
 
+import faulthandler
 import gc
 import logging
 import resource
@@ -129,6 +130,28 @@ def test_the_last_of_the_clones_frees_the_engine(open_stand_in, first, driver):
     backends[1 - first].close()
     assert events == ["context"] * 4 + ["engine"]
     assert driver.live() == {}
+
+
+def test_a_forgotten_clone_is_closed_while_another_is_made(open_stand_in):
+    """TensorRT logs from inside, the logger allocates, and then rubbish may be collected in the same thread."""
+
+    class Collecting(StandIn):
+        def __init__(self, *arguments):
+            gc.collect()
+            super().__init__(*arguments)
+
+    backend = open_stand_in(context=Collecting)
+    forgotten = backend.clone()
+    forgotten.submit(noise(0))  # its answer, and so it itself, is held in a circle
+    del forgotten
+    faulthandler.dump_traceback_later(60, exit=True)
+    try:
+        clone = backend.clone()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    clone.submit(noise(1))
+    assert_answer(clone.collect(), noise(1))
+    clone.close()
 
 
 def test_one_that_nobody_closed_is_closed_when_it_is_forgotten(cuda, driver):

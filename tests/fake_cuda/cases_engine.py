@@ -163,7 +163,7 @@ def test_how_it_runs_is_the_callers_choice(tensorrt, write_engine, monkeypatch):
         ({}, {"FAKE_CUDA_CAPABILITY": "11.0"}, r"capability 8\.7 \(Fake GPU 0\), this GPU has 11\.0 \(Fake"),
         ({"gpu": "Orin"}, {}, "built on another GPU, Orin, this one is Fake GPU 0"),
         ({}, {"FAKE_CUDA_MULTIPROCESSORS": "16"}, "on a GPU of 8 multiprocessors, this one has 16"),
-        ({}, {"FAKE_CUDA_VERSION": "12060"}, r"built with CUDA 13\.2, this driver speaks CUDA 12\.6"),
+        ({}, {"FAKE_CUDA_VERSION": "12060"}, r"a driver of CUDA 13\.2, this one speaks CUDA 12\.6"),
         ({"version": "10.7.0"}, {}, r"built by TensorRT 10\.7\.0, here is 10\.3\.0"),
         ({"flavour": "tensorrt_dla"}, {}, "built by 'tensorrt_dla', which this version of edgecrack does not know"),
     ],

@@ -72,9 +72,9 @@ def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> 
         raise mismatch(path, record, reason, gpu.compute_capability, gpu.index)
     if record.flavour == "tensorrt":
         _check_model(path, record, gpu)
-    built_cuda, cuda = (version.partition(".")[0] for version in (record.cuda, gpu.cuda))
-    if built_cuda and built_cuda != cuda:
-        reason = f"it was built with CUDA {record.cuda}, this driver speaks CUDA {gpu.cuda}"
+    built_cuda, cuda = (int(version.partition(".")[0] or 0) for version in (record.cuda, gpu.cuda))
+    if built_cuda > cuda:  # a newer driver runs what an older one did
+        reason = f"it was built with a driver of CUDA {record.cuda}, this one speaks CUDA {gpu.cuda}"
         raise mismatch(path, record, reason, device=gpu.index)
 
 

@@ -48,7 +48,8 @@ class SharedEngine:
         """
         self.spec, self.cuda = spec, cuda
         self._make_context, self._release = make_context, release
-        self._lock = threading.Lock()
+        # one that may be taken again: while a context is made rubbish may be collected, a forgotten clone among it
+        self._lock = threading.RLock()
         self._users = 0
 
     def context(self) -> ExecutionContext:
