@@ -53,6 +53,14 @@ class Fit:
         return cls(frame, height, width, min(inner[0], frame.height), min(inner[1], frame.width))
 
     @property
+    def covered(self) -> tuple[int, int]:
+        """Rows and columns of the frame that are shown: halving leaves the last out where their number is odd."""
+        height, width, times = self.height, self.width, 0
+        while height >= 2 * self.inner_height and width >= 2 * self.inner_width:
+            height, width, times = height // 2, width // 2, times + 1
+        return height << times, width << times
+
+    @property
     def is_exact(self) -> bool:
         """True when the frame has the wanted size, so that nothing is copied."""
         return (self.height, self.width) == (self.frame.height, self.frame.width)
@@ -86,7 +94,7 @@ class Fit:
         inner = probability[: self.inner_height, : self.inner_width]
         if inner.shape == (self.height, self.width):
             return np.ascontiguousarray(inner)
-        return linear_back(inner, self.height, self.width)
+        return np.asarray(self._extended(linear_back(inner, *self.covered)), np.uint8)
 
     def count_from(self, probability: NDArray[np.uint8], level: int) -> int:
         """How many pixels of `undo(probability)` are at least `level`, 1..255; it takes less time than those themselves."""
@@ -95,7 +103,14 @@ class Fit:
             return 0  # scaling makes nothing larger
         if inner.shape == (self.height, self.width):
             return int(np.count_nonzero(inner >= level))
-        return int(np.count_nonzero(_in_256ths(inner, self.height, self.width) >= level << 8))
+        return int(np.count_nonzero(self._extended(_in_256ths(inner, *self.covered)) >= level << 8))
+
+    def _extended(self, image: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        """The rows and columns that were shown -> (height, width): the last of them stand for those that were left out."""
+        bottom, right = self.height - image.shape[0], self.width - image.shape[1]
+        if not (bottom or right):
+            return image
+        return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def with_pixels(image: NDArray[np.uint8], pixels: str) -> NDArray[np.uint8]:

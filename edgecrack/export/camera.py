@@ -26,7 +26,8 @@ def scaled_back(levels: Tensor, fit: Fit) -> Tensor:
     """float32 (N, 1, h, w) in 0..255 -> float32 (N, 1, H, W), yet to be rounded, as `Fit.undo`."""
     if fit.is_exact:
         return levels
-    return linear(rounded(levels[:, :, : fit.inner_height, : fit.inner_width]), fit.height, fit.width)
+    scaled = linear(rounded(levels[:, :, : fit.inner_height, : fit.inner_width]), *fit.covered)
+    return extended(extended(scaled, 2, fit.height), 3, fit.width)
 
 
 def shrink(image: Tensor, height: int, width: int) -> Tensor:
@@ -46,6 +47,14 @@ def linear(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[2:] == (height, width):
         return image
     return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def extended(image: Tensor, axis: int, length: int) -> Tensor:
+    """`image` continued along `axis` up to `length` by its last row or column."""
+    size = image.shape[axis]
+    if size == length:
+        return image
+    return image.index_select(axis, torch.tensor([min(place, size - 1) for place in range(length)]))
 
 
 def mirrored(image: Tensor, axis: int, length: int) -> Tensor:

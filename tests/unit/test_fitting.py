@@ -87,6 +87,20 @@ def test_what_is_found_lies_where_it_was_in_the_frame(height, width):
     assert np.abs(found - drawn).max() <= off + 1
 
 
+@pytest.mark.parametrize("width", [4096, 4095, 4031, 1921, 1535])
+def test_nothing_drifts_where_a_side_is_odd_and_halved(width):
+    """Edges near the right end, where halving leaves columns out: on average they come back where they were."""
+    fit, off = Fit.of(64, width, FrameSpec(8, 512)), []
+    for edge in range(width - 200, width - 40, 3):
+        image = np.zeros((64, width, 3), np.uint8)
+        image[:, edge:] = 255
+        back = fit.undo(fit.apply(image)[:, :, 0])
+        assert back.shape == (64, width)
+        assert fit.count_from(fit.apply(image)[:, :, 0], 128) == np.count_nonzero(back >= 128)
+        off.append(np.flatnonzero(back[32] >= 128)[0] - edge)
+    assert abs(np.mean(off)) < 0.6
+
+
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (333, 777), (2160, 3840), (90, 160)])
 def test_an_answer_is_scaled_back_as_in_floats(height, width):
     answer = np.random.default_rng(0).integers(0, 256, (288, 512), np.uint8)
