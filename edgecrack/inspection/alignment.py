@@ -68,7 +68,7 @@ def _dark_lines(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _judged(darkness: NDArray[np.float32], reach: int, scale: float) -> Shift | None:
-    """The place nearest to the mask's own that is as dark as the darkest."""
+    """The dark place nearest to the mask's own: up from where it is about as dark as the darkest."""
     usual = np.median(darkness)
     clear = (darkness - usual) / max(float(np.median(np.abs(darkness - usual))), 1e-6)
     best = float(clear.max())
@@ -78,5 +78,11 @@ def _judged(darkness: NDArray[np.float32], reach: int, scale: float) -> Shift | 
         return Shift(0.0, 0.0)
     down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     distance = np.where(clear >= _RIDGE * best, np.hypot(down, right), np.inf)
-    nearest = np.unravel_index(int(distance.argmin()), distance.shape)
-    return Shift(float(right[nearest]) / scale, float(down[nearest]) / scale)
+    row, column = map(int, np.unravel_index(int(distance.argmin()), distance.shape))
+    while True:
+        top, left = max(0, row - 1), max(0, column - 1)
+        around = clear[top : row + 2, left : column + 2]
+        above = np.unravel_index(int(around.argmax()), around.shape)
+        if around[above] <= clear[row, column]:
+            return Shift((column - reach) / scale, (row - reach) / scale)
+        row, column = top + int(above[0]), left + int(above[1])

@@ -153,8 +153,10 @@ def _of_files(parts: dict[str, Pairs]) -> list[Problem]:
     if "" in parts or not any(
         pairs.layout == "images and masks" for pairs in parts.values()
     ):  # a list may leave masks out
-        unused = [mask for pairs in parts.values() for mask in pairs.unused]
-        found += [Problem("without image", (mask,), "no image has its name") for mask in unused]
+        unused = set.intersection(
+            *({*pairs.unused} for pairs in parts.values())
+        )  # a split does not use the others' masks
+        found += [Problem("without image", (mask,), "no image has its name") for mask in sorted(unused)]
     return found
 
 

@@ -94,7 +94,8 @@ def _rings(levels: NDArray[np.intp]) -> bool:
 
 
 def _width(mask: NDArray[np.bool_]) -> float:
-    """The area of the cracks over half the way around them."""
+    """The area of the cracks over half the way around them; single pixels, which have none, are left out."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     around = sum(cv2.arcLength(outline, True) for outline in outlines)
-    return float(2 * mask.sum() / around) if around else 0.0
+    single = sum(len(outline) == 1 for outline in outlines)
+    return float(2 * (mask.sum() - single) / around) if around else float(single > 0)

@@ -33,7 +33,7 @@ _KEPT_BLOCKS = 48
 class RenderedRoad:
     """A stretch of road drawn from a seed: without end, with cracks whose place is known, and seen by a moving camera.
 
-    seed: a whole number from 0 on; the same seed gives the same bytes in every frame.
+    seed: a whole number from 0 on; with the same version of OpenCV the same seed gives the same bytes in every frame.
     height, width: of the frames in pixels, at least 32.
     view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, "close" from a
         hand over 8 to 50 cm, or "any".

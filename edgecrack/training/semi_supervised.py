@@ -57,7 +57,7 @@ class FewLabels(Supervised):
         self.views, self.learner = views, learner
         self.bank = Bank(self.contrast.bank_size, _width(learner))
         self.began = 2.0  # the progress at which the contrast began to count; 2 is not yet
-        self.teacher = copy.deepcopy(learner).requires_grad_(False) if self.contrast.mean_teacher else None
+        self.teacher = copy.deepcopy(learner).requires_grad_(False).eval() if self.contrast.mean_teacher else None
 
     def draw(self, numbers: range) -> Arrays:
         """The labelled crops with these numbers, and as many unlabelled frames as the recipe has for them."""

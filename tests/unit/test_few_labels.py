@@ -53,6 +53,16 @@ def test_any_net_learns_from_unlabelled_frames_too_and_resumes_bit_for_bit(tmp_p
     )  # the projection of a net that has none of its own lives only in training
 
 
+def test_a_teacher_is_the_same_wherever_its_net_comes_from() -> None:
+    """A checkpoint's net is at rest, and a fresh one in training."""
+    for fresh in (True, False):
+        learner = Learner(build_model(ModelSpec("msfnet", NARROW["msfnet"])).train(fresh), 4)
+        plan = Recipe(**TINY, contrast={**EAGER, "mean_teacher": 0.9})
+        objective = FewLabels("msfnet", plan, Crops([Roads()], plan), Views([Roads("more", 7)], plan), learner)
+        assert objective.teacher is not None
+        assert not any(module.training for module in objective.teacher.modules())
+
+
 def few_labels(**contrast: Any) -> tuple[FewLabels, Learner]:
     torch.manual_seed(0)
     plan = Recipe(**TINY, contrast={**EAGER, **contrast})

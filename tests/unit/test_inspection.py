@@ -17,6 +17,7 @@ from edgecrack.errors import SourceError
 from edgecrack.images import read_grey, read_image, read_mask, write_image
 from edgecrack.inspection import Inspection, inspect
 from edgecrack.inspection.alignment import shift_of
+from edgecrack.inspection.frames import _width
 from edgecrack.inspection.likeness import LIKE, alike, waves_of
 from edgecrack.rendering import rendered_frame
 
@@ -169,6 +170,40 @@ def test_the_way_of_a_shift_is_told(roads: list[tuple[Pixels, NDArray[np.bool_]]
     assert np.median([way.right for way in ways if way]) == pytest.approx(6, abs=2)
     assert np.median([way.down for way in ways if way]) == pytest.approx(-7, abs=2)
     assert any("px right and" in str(way) and str(way).endswith("px up") for way in ways)
+
+
+@pytest.mark.parametrize("by", [6, 10, 14])
+def test_a_mask_that_is_moved_back_by_the_shift_that_is_told_fits(by: int) -> None:
+    """Of a wide crack too, which looks about as dark some pixels before its place."""
+    rng = np.random.default_rng(0)
+    along = np.linspace(0, 1, 40)
+    way = np.stack([80 + 640 * along, 160 + 400 * along + 24 * np.sin(40 * along)], 1)
+    drawn = np.zeros((800, 800), np.uint8)
+    cv2.polylines(drawn, [way.astype(np.int32)], False, (1,), 5)
+    image = rng.normal(140, 6, (800, 800, 3))
+    image[drawn > 0] = 60
+    shift = shift_of(image.clip(0, 255).astype(np.uint8), np.roll(drawn, (by, by), (0, 1)) > 0)
+    assert shift is not None
+    assert (shift.right, shift.down) == pytest.approx((-by, -by), abs=1)
+
+
+def test_a_width_is_that_of_the_crack_however_much_dust_lies_about() -> None:
+    mask = np.zeros((500, 500), np.bool_)
+    mask[100:103, 50:450] = True
+    alone = _width(mask)
+    mask[200:400:10, 50:450:20] = True
+    assert _width(mask) == pytest.approx(alone)
+    assert _width(mask[150:]) == 1
+    assert _width(mask[420:]) == 0
+
+
+def test_a_split_does_not_want_the_masks_of_another(walls: Path) -> None:
+    """In CrackTree's layout, whose lists part one folder."""
+    (walls / "images").rename(walls / "cracktree200rgb")
+    (walls / "masks").rename(walls / "cracktree200_gt")
+    assert kinds(inspect(walls)) == {}
+    write_image(walls / "cracktree200_gt" / "nobody.png", read_grey(walls / "cracktree200_gt" / "0.png"))
+    assert kinds(inspect(walls)) == {"without image": 1}
 
 
 def test_nothing_is_said_of_a_mask_where_no_crack_can_be_seen() -> None:
