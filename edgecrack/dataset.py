@@ -116,7 +116,9 @@ def masks_beside(video: str | os.PathLike[str]) -> Path:
 
 def open_labelled(path: str | os.PathLike[str], split: str | None = None) -> LabelledFrames:
     """A data set folder, or a clip with its masks beside it. Raises SourceError as `open_dataset` does."""
-    if Path(path).is_file() and masks_beside(path).is_dir():
+    if Path(path).is_file() and Path(path).suffix.lower() != ".csv":
+        if not masks_beside(path).is_dir():
+            raise SourceError(f"{path} has no masks beside it, in the folder {masks_beside(path)}")
         return LabelledClip(Path(path))
     return open_dataset(path, split)
 

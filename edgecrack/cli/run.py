@@ -176,9 +176,12 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
     account = account_of(road, sinks, processed)
     watchers.sinks.write_event(account)
     frames = processed.total()
+    if not road.read and not isinstance(road, LiveSource):
+        typer.echo("no frame came: nothing was left to do")
+        return
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
     typer.echo(str(account))
-    typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost)}")
+    typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost and Path(name).exists())}")
     for name in sinks.lost:
         typer.echo(f"not written to the end: {name}")

@@ -67,7 +67,10 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Have torch compile the net.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, with its recipe.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in the folder, with its recipe; begin where there is none."),
+    ] = False,
 ) -> None:
     """Train a net on labelled frames; print the path of the best checkpoint.
 
@@ -79,6 +82,7 @@ def train(
 
     from edgecrack.training.fit import Trainer
     from edgecrack.training.machine import drawing_threads, open_fabric
+    from edgecrack.training.states import LAST
 
     if threads:
         torch.set_num_threads(threads)
@@ -86,6 +90,9 @@ def train(
     flags = {"steps": steps, "minutes": minutes, "batch": batch, "crop": crop, "learning_rate": learning_rate}
     told = [f"{name}={value}" for name, value in (flags | {"seed": seed}).items() if value is not None]
     folder = out or Path("runs") / (model or "net")
+    if resume and nodes == 1 and not (folder / LAST).exists():  # killed before it had anything to keep
+        typer.echo(f"nothing to resume in {folder}: the run begins", err=True)
+        resume = False
     spec, plan = planned(model, recipe, [*(settings or ()), *told], width, start, folder if resume else None)
     folder = out or Path("runs") / spec.name
     sets, held_back, unlabelled_sets = opened_data(plan, data, unlabelled, labels, rendered, skip_bad)

@@ -248,7 +248,8 @@ class CrackDetector(Closing):
             raise EngineError("this detector is closed; make a new CrackDetector")
         if not self._lock.acquire(blocking=False):
             raise EngineError(
-                "this detector is busy with another run or an unfinished stream; give each thread its own CrackDetector: clone()"
+                "this detector is busy with another run or an unfinished stream: close() the stream, or give each thread its own "
+                "CrackDetector: clone()"
             )
         try:
             yield

@@ -15,8 +15,8 @@ class Frame:
     Attributes:
         image: uint8 (H, W, 3) BGR, or (H, W, 4) BGRx for a model that takes it. It may be handed to the backend without a
             copy, so it is not to be written to.
-        index: its place in the source, from 0. A camera goes on counting when it comes back; a number that is missing is
-            a frame that was dropped.
+        index: its place in the source, from 0, or in the part of it that was asked for. A camera goes on counting when it
+            comes back; a number that is missing is a frame that was dropped.
         captured_at: seconds from the start of a video, or from the first frame of a camera; None where the source knows no
             time, as for images.
         source: the image or video file it came from, or the name of the source; without passwords.

@@ -38,15 +38,18 @@ class InOrder(Closing, ABC):
     """A source that hands out every frame."""
 
     parts = ()
+    name: str
 
     def __init__(self, options: SourceOptions) -> None:
         self.read = 0
         self.dropped: Counter[str] = Counter()
         self._options = options
-        self._stopped = False
+        self._stopped = self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError or FrameError naming what cannot be read."""
+        """Raises SourceError or FrameError naming what cannot be read; SourceError for a source that is closed."""
+        if self._closed:
+            raise SourceError(f"{self.name} is closed; open it again")
         frames = self._frames()
         while not self._stopped and (frame := next(frames, None)) is not None:
             self.read += 1
@@ -55,6 +58,10 @@ class InOrder(Closing, ABC):
     def stop(self) -> None:
         """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
         self._stopped = True
+
+    def close(self) -> None:
+        """Let go of what is read; a second call does nothing."""
+        self._closed = True
 
     @abstractmethod
     def _frames(self) -> Iterator[Frame]:
@@ -188,6 +195,7 @@ class VideoSource(InOrder):
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
+        super().close()
         self._capture.release()
         self._resting = False
 

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from edgecrack.errors import EdgecrackError, SourceLost
+from edgecrack.errors import EdgecrackError, SourceError, SourceLost
 from edgecrack.runtime.camera import Camera, Event
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
@@ -92,8 +92,10 @@ class LiveSource(Closing):
     def __iter__(self) -> Iterator[Frame]:
         """Raises SourceLost at the end, when the tries to reconnect a camera were used up.
 
-        Raises SourceError at once when a camera refuses to be read, or its frames come too fast to keep all.
+        Raises SourceError at once when a camera refuses to be read, its frames come too fast to keep all, or it is closed.
         """
+        if self._closed:
+            raise SourceError(f"{self.name} is closed; open it again")
         for camera in self.parts:
             camera.start()
         while True:

@@ -177,7 +177,8 @@ def _open_files(text: str, options: SourceOptions) -> CountedSource:
     matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
     found = sorted(match for match in map(Path, matches) if _is_image(match))
     if not found:
-        raise SourceError(f"no image matches {redacted_path(text)}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        wanted = f"wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}; videos are given one by one, each as a source"
+        raise SourceError(f"no image matches {redacted_path(text)}; {wanted}")
     return ImageSource(text, found, options)
 
 

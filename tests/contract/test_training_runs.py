@@ -162,6 +162,14 @@ def test_a_checkpoint_is_gone_on_from_and_repeated(tmp_path: Path, roads: Path) 
     assert stored_recipe(further) != recipe
 
 
+def test_a_run_that_was_killed_before_it_kept_anything_begins_with_resume(tmp_path: Path, roads: Path) -> None:
+    small = ["--width", "0.125", "--steps", "2", "--batch", "2", "--crop", "64", "--rendered", "0", "--threads", "1"]
+    done = here("train", "--model", "msfnet", "--data", roads, *small, "--resume", "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert f"nothing to resume in {tmp_path / 'run'}: the run begins\n" in done.stderr
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

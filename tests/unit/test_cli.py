@@ -73,6 +73,8 @@ def test_export_run_evaluate_info(exported: Path, frames: Path, tmp_path: Path) 
     assert 0 <= report["scores"]["fired_share"] <= 1
     done = edgecrack("info", exported)
     assert json.loads(done.stdout)["spec"]["precision"] == "int8"
+    bare = edgecrack("info", exported, prefix=WITHOUT.format(module="onnx"))  # as on a device that only runs
+    assert json.loads(bare.stdout)["spec"] == json.loads(done.stdout)["spec"]
 
 
 WITHOUT = """
@@ -95,7 +97,6 @@ sys.meta_path.insert(0, Refuse())
         ("torch", "'edgecrack[export]'", ["export", "--model", "scnet"]),
         ("safetensors", "'edgecrack[export]'", ["export", "--model", "scnet"]),
         ("torch", "'edgecrack[export]'", ["train", "--model", "scnet"]),
-        ("onnx", "'edgecrack[export]' or 'edgecrack[tensorrt]'", ["info", "MODEL"]),
         ("onnx", "'edgecrack[export]' or 'edgecrack[tensorrt]'", ["build", "MODEL", "--for", "sm86"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
@@ -230,6 +231,21 @@ def test_sample_clip_is_scored(exported: Path, clip: Path, tmp_path: Path) -> No
     assert "best F1" in done.stdout
     assert json.loads((tmp_path / "scores" / "scores.json").read_text())[0]["frames"] == 6
     assert cv2.imread(str(tmp_path / "scores" / "precision_recall.png")) is not None
+
+
+def test_a_clip_without_masks_is_not_called_a_folder_that_is_missing(
+    exported: Path, clip: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.mp4"
+    alone.write_bytes(clip.read_bytes())
+    failed(
+        1,
+        f"alone.mp4 has no masks beside it, in the folder {tmp_path / 'alone.masks'}",
+        "evaluate",
+        exported,
+        "--data",
+        alone,
+    )
 
 
 def test_sample_clip_makes_its_folder_and_says_what_it_replaces(tmp_path: Path) -> None:

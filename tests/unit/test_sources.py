@@ -407,3 +407,11 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_one_line(tmp_path):
         second.unlink()
         with pytest.raises(SourceError, match=r"b\.mp4 is not there any more$"):
             list(frames)
+
+
+def test_a_source_that_was_closed_is_not_read_as_an_empty_one(tmp_path, folder):
+    for name in (write_video(tmp_path / "a.mp4", 3), folder):
+        with open_source(name) as source:
+            assert len(list(source)) == 3
+        with pytest.raises(SourceError, match="is closed; open it again"):
+            list(source)
