@@ -68,7 +68,10 @@ def write(
     save_checkpoint(stored, net, spec, torch.float16)
     net, spec = load_checkpoint(stored)
     sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
+    # At the frames' own size, and as the model shows them that is exported by default, which shrinks them: what is shipped
+    # holds for both.
     found = score(net, held_back)
+    found |= {f"{name} at {spec.frame}": pooled for name, pooled in score(net, held_back, frame=spec.frame).items()}
     _, level = best_level(found)
     names = tuple(frames.name for frames in sets)  # an earlier leg may have seen more than the last one
     spec = dataclasses.replace(spec, threshold=level / 255, trained_on=names)

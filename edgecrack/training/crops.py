@@ -79,13 +79,15 @@ def place(sets: Sequence[Frames], recipe: Recipe, number: int, rng: np.random.Ge
 def scales_shown(recipe: Recipe, sets: Sequence[Frames]) -> tuple[float, float]:
     """The least and the greatest scale at which a run shows frames, 1 being their own size.
 
-    Of views of whole frames each set's first one counts for all.
+    Of each set the first frame counts for all.
     """
-    if recipe.augmentation == "fast":
-        return SCALES
     if recipe.augmentation in AT_OWN_SCALE:
         return 1.0, 1.0
     shapes = [frames[0].image.shape for frames in sets if len(frames)]
+    if recipe.augmentation == "fast":  # a window ends where the frame does, however small its scale was to be
+        side = max(recipe.crop.height, recipe.crop.width)
+        least = max(SCALES[0], min((side / min(shape[:2]) for shape in shapes), default=0.0))
+        return least, max(SCALES[1], least)
     found = [min(recipe.crop.height / shape[0], recipe.crop.width / shape[1]) for shape in shapes] or [1.0]
     return min(found), max(found)
 

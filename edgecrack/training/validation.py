@@ -28,12 +28,14 @@ def score(
     sets: Sequence[Frames],
     tolerance: float = 2.0,
     *,
+    frame: FrameSpec | None = None,
     part: tuple[int, int] = (0, 1),
     precision: str = "auto",
 ) -> dict[str, Counts]:
     """The pooled counts of each set, every frame at its own size, padded to the net's stride.
 
     Args:
+        frame: what frames are fitted to instead, as the runtime fits them; the answer is scaled back.
         part: (i, n) for the i-th of n processes, which share the frames; `pooled_over` adds their counts up.
         precision: as in `Recipe`.
     """
@@ -43,10 +45,10 @@ def score(
     with torch.inference_mode(), lowered(device, precision):
         for frames in sets:
             for index in range(part[0], len(frames), part[1]):
-                frame = frames[index]
-                if frame.mask is None:
+                labelled = frames[index]
+                if labelled.mask is None:
                     continue
-                found = counts(probability(net, frame.image), frame.mask, tolerance)
+                found = counts(probability(net, labelled.image, frame), labelled.mask, tolerance)
                 pooled[frames.name] = pooled[frames.name] + found if frames.name in pooled else found
     return pooled
 
@@ -81,10 +83,13 @@ def best_level(scores: Mapping[str, Counts]) -> tuple[float, int]:
     return float(mean.max()), 1 + int(np.flatnonzero(mean >= mean.max() - CAUTION)[-1])
 
 
-def probability(net: CrackNet, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) BGR -> uint8 (H, W), the net run at the frame's own size, padded to its stride."""
-    height, width = (math.ceil(side / net.stride) * net.stride for side in image.shape[:2])
-    fit = Fit(FrameSpec(height, width), *image.shape[:2], *image.shape[:2])
+def probability(net: CrackNet, image: NDArray[np.uint8], frame: FrameSpec | None = None) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) BGR -> uint8 (H, W), the net run at the frame's own size, padded to its stride, or at `frame`."""
+    if frame is None:
+        height, width = (math.ceil(side / net.stride) * net.stride for side in image.shape[:2])
+        fit = Fit(FrameSpec(height, width), *image.shape[:2], *image.shape[:2])
+    else:
+        fit = Fit.of(image.shape[0], image.shape[1], frame)
     frames = torch.from_numpy(np.ascontiguousarray(fit.apply(image)))[None].to(next(net.parameters()).device)
     answer = (torch.sigmoid(net(prepared(net, frames)).float())[0, 0] * 255 + 0.5).to(torch.uint8).cpu().numpy()
     return fit.undo(answer)
