@@ -13,20 +13,6 @@ from studies.found import NOT_RUN, Found, spread, table
 from studies.papers import CLAIMS, CROSS, PRINTED, Claim
 from studies.plan import COMPACT, LONGER, NETS, SEEDS, SETS, SHARES, VARIANTS, WIDTHS, Row
 
-HEAD = """# Results
-
-How the nets do on cameras they never saw, beside what the papers print, and what each paper's idea is worth on our data.
-What stands between the markers is written by `python benchmarks/experiments.py --table` from the runs that have ended.
-
-**How to read it.** All are small runs on a CPU: compact nets (16 channels at full resolution), 300 to 1,200 steps, where the
-papers train full nets for hundreds of epochs; beside theirs our numbers say what such a run reaches and not which net is the
-better one. *Best* F1 takes the one threshold that is best for the test list itself, as the papers do; *own threshold* is the
-one that the run chose on frames held back from its training sets, and what a user gets. Within 2 and 5 pixels means by
-distance, many to one, without thinning. cfd has no official split; ours is 72 and 46 frames. In brackets: 95 % of 1,000
-draws of as many frames; neighbours of one drive are alike, so that those of road_survey are too narrow. One seed where no
-spread is given; *failed* is a run that was tried and ended with an error, *not run* one that was not,
-*not kept* a number of a run whose folder is gone. Weights that saw cfd serve these tables and are not shipped.
-"""
 TITLES = {
     "left-out": "Cameras left out",
     "moved": "What moves a camera left out",
@@ -43,7 +29,7 @@ Cells = list[list[str]]
 
 def written(text: str, found: Found) -> str:
     """`text`, or a new page where it is empty, with every section as `found` has it now."""
-    text = text or HEAD
+    text = text or "# Results\n"
     for name, title in TITLES.items():
         begin, end = f"<!-- {name}: written by benchmarks/experiments.py -->", f"<!-- end of {name} -->"
         body = f"{begin}\n{SECTIONS[name](found)}\n{end}"

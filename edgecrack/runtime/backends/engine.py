@@ -30,15 +30,14 @@ def open_engine(
     path: str | os.PathLike[str],
     *,
     device: int = 0,
-    cuda_library: str = "auto",
     graphs: bool = True,
     zero_copy: bool | None = None,
 ) -> TensorRtBackend:
     """Load the engine file at `path` on the GPU with index `device`.
 
-    `cuda_library` is as in `open_cuda`, `graphs` and `zero_copy` as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes
-    the place of None. Raises EngineMismatch, with the command that builds it anew, for an engine of another GPU, TensorRT
-    or CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
+    `graphs` and `zero_copy` are as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes the place of None, and
+    EDGECRACK_CUDA chooses the CUDA library. Raises EngineMismatch, with the command that builds it anew, for an engine of
+    another GPU or TensorRT, for a driver older than its CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
     TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library; SpecError for a choice that cannot be.
     """
     try:
@@ -51,7 +50,7 @@ def open_engine(
     _check_version(path, record, device)
     if zero_copy is None:
         zero_copy = _chosen_zero_copy()
-    cuda = open_cuda(device, cuda_library)
+    cuda = open_cuda(device)
     engine = _shared_engine(cuda, record, plan, Path(path))
     return TensorRtBackend(engine, graphs=graphs, zero_copy=zero_copy)
 
