@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-_TICK = Fraction(
-    1, 90000
-)  # seconds; what frames with a time are placed by, and what usual rates are whole multiples of
+_TICK = Fraction(1, 90000)  # seconds; what frames with a time are placed by: usual rates are whole multiples of it
 _LARGEST = 1 << 22  # bytes of a fragment; of a 4K frame it is some 1 MB
 _FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 

@@ -37,8 +37,9 @@ def open_engine(
 
     `graphs` and `zero_copy` are as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes the place of None, and
     EDGECRACK_CUDA chooses the CUDA library. Raises EngineMismatch, with the command that builds it anew, for an engine of
-    another GPU or TensorRT, for a driver older than its CUDA and for one that was changed; EngineError when it cannot be read, without a driver or such a GPU, and when
-    TensorRT cannot load it; MissingDependency without TensorRT or a CUDA library; SpecError for a choice that cannot be.
+    another GPU or TensorRT, for a driver older than its CUDA and for one that was changed; EngineError when it cannot be
+    read, without a driver or such a GPU, and when TensorRT cannot load it; MissingDependency without TensorRT or a CUDA
+    library; SpecError for a choice that cannot be.
     """
     try:
         Path(path).stat()  # or its record would be missed first, and that is another error
