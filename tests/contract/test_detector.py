@@ -173,7 +173,8 @@ def test_leaving_a_stream_closes_its_source(recorder, tmp_path):
     stream = CrackDetector(recorder).stream(source)
     next(stream)
     stream.close()
-    assert list(source) == []
+    with pytest.raises(SourceError, match="is closed; open it again"):
+        list(source)
 
 
 def test_setting_the_threshold_in_a_stream_holds_for_later_detections(recorder):
