@@ -150,12 +150,9 @@ def _listed(split: str, pairs: Pairs) -> list[tuple[str, Path, Path | None]]:
 
 def _of_files(parts: dict[str, Pairs]) -> list[Problem]:
     found = [Problem("unpaired", (path,), what) for pairs in parts.values() for path, what in pairs.unpaired]
-    if "" in parts or not any(
-        pairs.layout == "images and masks" for pairs in parts.values()
-    ):  # a list may leave masks out
-        unused = set.intersection(
-            *({*pairs.unused} for pairs in parts.values())
-        )  # a split does not use the others' masks
+    # A list may leave masks out, and a split those of the others.
+    if "" in parts or not any(pairs.layout == "images and masks" for pairs in parts.values()):
+        unused = set.intersection(*({*pairs.unused} for pairs in parts.values()))
         found += [Problem("without image", (mask,), "no image has its name") for mask in sorted(unused)]
     return found
 

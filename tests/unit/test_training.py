@@ -17,6 +17,7 @@ import torch
 
 from edgecrack.dataset import LabelledFrame
 from edgecrack.errors import EdgecrackError, SpecError, TrainingError
+from edgecrack.fitting import Fit
 from edgecrack.metrics import counts, f_score
 from edgecrack.models import MODELS, build_model, rgb_from_frames
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
@@ -352,6 +353,19 @@ def test_a_probability_is_the_frames_own_size_whatever_the_stride(height: int, w
     assert found.shape == (height, width)
     wanted = (torch.sigmoid(logits)[0, 0].numpy() * 255).round()[:height, :width]
     np.testing.assert_allclose(found, wanted, atol=1)
+
+
+def test_a_net_is_scored_as_the_runtime_shows_it_a_frame_of_another_size() -> None:
+    torch.manual_seed(0)
+    net = build_model(ModelSpec("msfnet", 0.125)).eval()
+    frames, size = Roads(), FrameSpec(32, 32)
+    fit = Fit.of(*frames[0].image.shape[:2], size)
+    with torch.inference_mode():
+        expected = fit.undo(probability(net, fit.apply(frames[0].image)))
+        np.testing.assert_array_equal(probability(net, frames[0].image, size), expected)
+    own, fitted = score(net, [frames])["roads"], score(net, [frames], frame=size)["roads"]
+    assert (own.truth, own.pixels) == (fitted.truth, fitted.pixels)  # of the frames, not of what the net was shown
+    assert not np.array_equal(own.predicted, fitted.predicted)
 
 
 def test_scores_are_pooled_by_set_and_frames_without_masks_passed_over() -> None:
