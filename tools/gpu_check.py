@@ -27,34 +27,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import islice, repeat
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from gpu_answers import Images, compare, onnxruntime_on_cuda, torch_has_cuda, torch_on_cuda
 from gpu_kernel import KernelContext
-from numpy.typing import NDArray
+from gpu_page import VERDICTS, Page, expect
+from gpu_rates import bare_rate, latencies, mean, noise, rates, seconds
 
 from edgecrack.cuda_probe import Gpu, probe
 from edgecrack.errors import EdgecrackError, EngineError
-from edgecrack.fitting import Fit, with_pixels
-from edgecrack.rendering import DEMO_SEEDS, rendered_frame
+from edgecrack.fitting import with_pixels
 from edgecrack.runtime import CrackDetector, open_engine
-from edgecrack.runtime.backends.cuda import LIBRARIES, Cuda, capture, open_cuda
+from edgecrack.runtime.backends.cuda import LIBRARIES, Cuda, open_cuda
 from edgecrack.runtime.backends.tensorrt import ExecutionContext, SharedEngine, TensorRtBackend
 from edgecrack.spec import FrameSpec, ModelSpec
 
 PACKAGES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
 NET = "scnet"
-Images = NDArray[np.uint8]
 BLOCK = 64 << 20  # bytes of a large copy
-RATE, JITTER = 0.90, 1.3  # end to end against the bare engine, at least; p99 against p50, at most
 LIMIT = 1800  # seconds for one part of the page
-FRAMES = 8  # whose answers are compared
-# The least mask F1 against ONNX Runtime on the same graph, whose precision is the engine's: sums differ in their order and so in
-# their last bits, which moves a pixel that is close to the threshold, or a level of INT8. Wrong code is far below.
-SAME = 0.98
-VERDICTS = {"pass": "passed", "FAIL": "failed", "not run": "not run"}
 NO_NET = "there is no torch to export a shipped net: make gpu-check ONNX=FILE"
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's packages put it, on no path
 
@@ -114,33 +107,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-class Page:
-    """Lines with a verdict each."""
-
-    def __init__(self, title: str) -> None:
-        self.failed = 0
-        print(f"\n{title}", flush=True)
-
-    def check(self, name: str, work: Callable[[], str]) -> None:
-        """What `work` returns is printed; what it raises is a failure."""
-        try:
-            verdict, text = "pass", work()
-        except Exception as error:  # the page is to come out whole
-            verdict, text = "FAIL", f"{type(error).__name__}: {error}"
-            self.failed += 1
-        self.print(verdict, name, text)
-
-    def print(self, verdict: str, name: str, text: str) -> None:
-        print(f"{verdict:<8} {name:<28} {text}", flush=True)
-
-
-def expect(holds: bool, text: str) -> str:
-    """`text`; raises AssertionError with it unless it `holds`."""
-    if not holds:
-        raise AssertionError(text)
-    return text
 
 
 # --- a CUDA library, with a kernel in the place of a net
@@ -376,22 +342,6 @@ def check_answers(backend: TensorRtBackend, onnx: Path) -> str:
     return compare(answer, onnx)
 
 
-def compare(answer: Callable[[Images], Images], onnx: Path) -> str:
-    """`answer` against the graph in `onnx` on ONNX Runtime's CPU provider, over rendered frames."""
-    from edgecrack.export.parity import parity
-    from edgecrack.runtime.onnx_metadata import read_spec
-
-    spec = read_spec(onnx)
-    size = spec.input_frame
-    images = [rendered_frame(seed, size.height, size.width)[0] for seed in DEMO_SEEDS[:FRAMES]]
-    found = parity(answer, onnx, images, spec.threshold)
-    text = (
-        f"mask F1 {found.f1:.4f} against ONNX Runtime's CPU provider on {FRAMES} rendered frames, {found.within:.2%} of the "
-        f"pixels within 1/255"
-    )
-    return expect(found.f1 >= SAME, text)
-
-
 # --- other libraries
 
 
@@ -422,144 +372,8 @@ def others_part(onnx: Path | None) -> int:
         elif not torch_has_cuda():
             page.print("not run", "torch's CUDA", "this torch is without it, or cannot use this GPU")
         else:
-            page.check("torch's CUDA", lambda: compare(torch_on_cuda(), graph))
+            page.check("torch's CUDA", lambda: compare(torch_on_cuda(NET), graph))
     return page.failed
-
-
-def onnxruntime_on_cuda(onnx: Path) -> Callable[[Images], Images]:
-    import onnxruntime
-
-    from edgecrack.runtime.onnx_metadata import read_spec
-
-    provider, pixels = "CUDAExecutionProvider", read_spec(onnx).pixels
-    session = onnxruntime.InferenceSession(str(onnx), providers=[(provider, {"use_tf32": "0"}), "CPUExecutionProvider"])
-    expect(provider in session.get_providers(), "it falls back to the CPU: its CUDA libraries are not found")
-
-    def answer(frames: Images) -> Images:
-        given = np.stack([with_pixels(image, pixels) for image in frames])
-        return np.asarray(session.run(["probability"], {"frames": given})[0], np.uint8)
-
-    return answer
-
-
-def torch_has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def torch_on_cuda() -> Callable[[Images], Images]:
-    """The shipped net, in float32: what its ONNX was exported from."""
-    import torch
-
-    from edgecrack.export.graph import Deployable
-    from edgecrack.models.checkpoint import load_checkpoint
-    from edgecrack.weights import weights_path
-
-    torch.backends.cudnn.allow_tf32 = False  # or convolutions have ten bits
-    net, spec = load_checkpoint(weights_path(NET))
-    model = Deployable(net, Fit.of(spec.frame.height, spec.frame.width, spec.frame)).eval().cuda()
-
-    def answer(frames: Images) -> Images:
-        with torch.inference_mode():
-            return np.asarray(model(torch.from_numpy(frames).cuda()).cpu().numpy(), np.uint8)
-
-    return answer
-
-
-# --- measures
-
-
-def rates(backend: TensorRtBackend, trtexec: float | None = None, frames: int = 500) -> str:
-    """Frames a second end to end and bare, and how long one takes; bare is trtexec's batches a second, if it was run."""
-    size = backend.spec.input_frame
-    image = with_pixels(noise(0, size.height, size.width), backend.spec.pixels)  # as a converter hands them over
-    detector = CrackDetector(backend)
-    bare = bare_rate(backend.engine) if trtexec is None else trtexec
-    bare *= backend.spec.batch
-    what = "the captured graph alone" if trtexec is None else "trtexec"
-
-    def stream() -> None:
-        for _ in detector.stream(islice(repeat(image), frames)):
-            pass
-
-    stream()
-    rate = frames / seconds(stream)
-    times = sorted(latencies(detector, image, frames))
-    middle, late = times[len(times) // 2], times[int(0.99 * len(times))]
-    text = (
-        f"{rate:.0f} frames/s, {rate / bare:.2f} of {what} ({bare:.0f}); "
-        f"p50 {1e3 * middle:.2f} ms, p99 {1e3 * late:.2f} ms, ratio {late / middle:.2f}"
-    )
-    return expect(rate >= RATE * bare and late <= JITTER * middle, text)
-
-
-def bare_rate(engine: SharedEngine, lanes: int = 2, frames: int = 500) -> float:
-    """Batches a second of upload, net and download alone, as graphs in `lanes` streams that take turns."""
-    cuda = engine.cuda
-    with cuda.current(), ExitStack() as stack:
-        tracks = [lane(stack, engine) for _ in range(lanes)]
-
-        def run() -> None:
-            for index in range(frames + lanes):
-                stream, executable = tracks[index % lanes]
-                cuda.synchronise(stream)
-                if index < frames:
-                    cuda.launch(executable, stream)
-
-        run()
-        return frames / seconds(run)
-
-
-def lane(stack: ExitStack, engine: SharedEngine) -> tuple[int, int]:
-    """A stream, and what launches a frame in it."""
-    cuda, context, shape = engine.cuda, engine.context(), engine.spec.input_shape
-    stream = cuda.stream()
-    stack.callback(cuda.destroy_stream, stream)
-    ends = []
-    for name, size in (("frames", int(np.prod(shape))), ("probability", int(np.prod(shape[:3])))):
-        pinned, there = cuda.pin(size), cuda.allocate(size)
-        stack.callback(cuda.unpin, pinned)
-        stack.callback(cuda.free, there)
-        pinned.array.fill(0)
-        context.set_tensor_address(name, there)
-        ends.append((pinned, there))
-    (frames, frames_there), (answers, answers_there) = ends
-
-    def work() -> None:
-        cuda.upload(frames_there, frames, stream)
-        if not context.execute_async_v3(stream):
-            raise EngineError("TensorRT cannot start on a frame")
-        cuda.download(answers, answers_there, stream)
-
-    work()
-    cuda.synchronise(stream)
-    executable = capture(cuda, stream, work)
-    stack.callback(cuda.destroy_executable, executable)
-    return stream, executable
-
-
-def seconds(work: Callable[[], None]) -> float:
-    start = perf_counter()
-    work()
-    return perf_counter() - start
-
-
-def latencies(detector: CrackDetector, image: NDArray[np.uint8], count: int) -> list[float]:
-    """Seconds of each `run`."""
-    return [seconds(lambda: void(detector.run(image))) for _ in range(count)]
-
-
-def void(_: object) -> None: ...
-
-
-def noise(seed: int, height: int = 512, width: int = 512) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def mean(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    means: NDArray[np.uint8] = (image.sum(2, dtype=np.uint32) // 3).astype(np.uint8)
-    return means
 
 
 if __name__ == "__main__":
