@@ -25,8 +25,8 @@ from studies.plan import COMPACT, SIZES, plan, rehearsed
 from studies.roofline import ORIN_NANO, floor_milliseconds, multiply_adds
 from studies.tables import BEST, width_names
 
-from edgecrack.evaluation.curves import need_matplotlib
 from edgecrack.files import atomic_path, write_atomic
+from edgecrack.plots import new_figure
 from edgecrack.rendering import rendered_frame
 from edgecrack.speed.bare import BareNets
 from edgecrack.speed.measure import machine
@@ -42,7 +42,7 @@ PANELS = {
 
 def main(arguments: list[str] | None = None) -> None:
     options = options_of(arguments)
-    need_matplotlib()
+    new_figure(1, 1)  # without matplotlib it fails now, and not after the measurements
     rows = rehearsed(plan(), options.smoke) if options.smoke else plan()
     found = Found.of(rows, options.out, options.kept)
     files = models(found, options.out)
@@ -124,9 +124,7 @@ def said(about: Mapping[str, Any]) -> str:
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     """F1 over milliseconds, one line a net, a point a width: measured on the left, on paper on the right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((10, 4.2), layout="constrained")
+    figure = new_figure(10, 4.2)
     for place, (key, label) in enumerate(PANELS.items(), 1):
         axes = figure.add_subplot(1, 2, place)
         for net, mark in MARKS.items():

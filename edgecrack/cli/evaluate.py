@@ -50,8 +50,8 @@ def evaluate(
     from functools import partial
 
     from edgecrack.dataset import open_labelled
-    from edgecrack.evaluation.curves import need_matplotlib
     from edgecrack.evaluation.table import by_dataset, table
+    from edgecrack.plots import new_figure
 
     folders = names(data)
     if not folders:
@@ -60,7 +60,7 @@ def evaluate(
     open_model = partial(opened, threshold=threshold, backend=backend, rebuild=rebuild, device=device, tile=tile)
     files = _named(models)
     if out:
-        need_matplotlib()  # now, and not after an hour
+        new_figure(1, 1)  # without matplotlib it fails now, and not after an hour
     if len(files) > 1:
         _try(files, open_model)
     seen: list[Seen] = []

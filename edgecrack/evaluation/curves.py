@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecrack.errors import MissingDependency, SourceError
-from edgecrack.files import atomic_path
 from edgecrack.metrics import Counts, Floats, best_f1, f_score, precision, recall
+from edgecrack.plots import new_figure, save_figure
 from edgecrack.spec import threshold_level
 
 if TYPE_CHECKING:
@@ -24,28 +23,15 @@ GREY = "0.5"
 STYLES = ("-", "--", "-.", ":")  # or a model would hide one that scores the same, such as itself in INT8
 
 
-def need_matplotlib() -> None:
-    """Raise MissingDependency, naming the extra, where curves cannot be drawn: better before frames are scored."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency("a curve needs matplotlib: pip install 'edgecrack[evaluate]'") from error
-
-
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:
     """Draw the pooled counts of each named model as precision over recall, the best F1 marked, over lines of equal F1.
 
     The suffix of `path` chooses the format (PNG, SVG, PDF); PNG where there is none. Raises MissingDependency without
     matplotlib, SourceError when the file cannot be written.
     """
-    figure = _figure(6, 6)
+    figure = new_figure(6, 6)
     _precision_recall(figure.add_subplot(), curves, "Crack pixels")
-    with atomic_path(path) as temporary:
-        try:
-            # without the format a name without a suffix would get one, and the file be another
-            figure.savefig(temporary, dpi=150, format=temporary.suffix[1:] or "png")
-        except ValueError as error:  # a suffix that matplotlib knows no format for
-            raise SourceError(f"cannot write {path}: {error}") from error
+    save_figure(path, figure)
 
 
 def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
@@ -53,7 +39,7 @@ def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
 
     Raises MissingDependency without matplotlib.
     """
-    figure = _figure(4.8 * len(panels), 4.9)
+    figure = new_figure(4.8 * len(panels), 4.9)
     for place, (title, curves) in enumerate(panels.items(), 1):
         _precision_recall(figure.add_subplot(1, len(panels), place), curves, title)
     return _png(figure)
@@ -61,7 +47,7 @@ def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
 
 def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], title: str) -> bytes:
     """A PNG of F1 over the threshold for the pooled counts of named models, a ring where each one's threshold stands."""
-    figure = _figure(9.6, 3.4)
+    figure = new_figure(9.6, 3.4)
     axes = figure.add_subplot(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1), title=title)
     axes.grid(color="0.92")
     for (name, counts), style in zip(curves.items(), cycle(STYLES), strict=False):
@@ -74,17 +60,10 @@ def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], t
 
 def heat_png(heat: Floats) -> bytes:
     """A PNG of where in the frame false alarms are: `heat` float64 (rows, columns), the darker the more."""
-    figure = _figure(4.2, 2.7)
+    figure = new_figure(4.2, 2.7)
     axes = figure.add_subplot(xticks=[], yticks=[])
     axes.imshow(heat, cmap="Reds", vmin=0, vmax=max(float(heat.max()), 1e-9), aspect="auto")
     return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    need_matplotlib()
-    from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _png(figure: Figure) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from edgecrack.errors import MissingDependency, SourceError
-from edgecrack.files import atomic_path
+from edgecrack.plots import new_figure, save_figure
 from edgecrack.speed.measure import Speed
 
 if TYPE_CHECKING:
@@ -42,20 +41,11 @@ def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
     The suffix of `path` chooses the format (PNG, SVG, PDF); without one it is PNG. Raises MissingDependency without
     matplotlib, SourceError when the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
-    except ImportError as error:
-        raise MissingDependency("a plot needs matplotlib: pip install 'edgecrack[evaluate]'") from error
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = new_figure(9, 6)
     figure.suptitle(_title(speed), fontsize="small")
     _draw_rates(figure.add_subplot(2, 1, 1, xlabel="frames a second"), speed)
     _draw_stages(figure.add_subplot(2, 1, 2, xlabel="milliseconds: median, to the 99th percentile"), speed)
-    with atomic_path(path) as temporary:
-        try:
-            # without the format a name without a suffix would get one, and the file be another
-            figure.savefig(temporary, dpi=150, format=temporary.suffix[1:] or "png")
-        except ValueError as error:  # a suffix that matplotlib knows no format for
-            raise SourceError(f"cannot write {path}: {error}") from error
+    save_figure(path, figure)
 
 
 def _rates(speed: Speed) -> list[tuple[str, float | None, str]]:

@@ -11,14 +11,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import optuna
-from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from edgecrack.errors import SpecError
-from edgecrack.files import atomic_path
+from edgecrack.plots import new_figure, save_figure
 
 Point = dict[str, Any]  # a value of each switch
 GAMMAS = (-0.07, -0.03, 0.0, 0.03, 0.07)  # of AELF's paper, where 0.03 is printed twice
@@ -100,7 +99,7 @@ def _heat_map(
     path: Path, table: np.ndarray[Any, Any], rows: tuple[str, list[Any]], columns: tuple[str, list[Any]]
 ) -> Path:
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(1.6 + len(columns[1]), 1.2 + 0.8 * len(rows[1])), layout="constrained")
+        figure = new_figure(1.6 + len(columns[1]), 1.2 + 0.8 * len(rows[1]))
         axes = figure.subplots()
         image = axes.imshow(np.ma.masked_invalid(table), cmap="viridis")
         figure.colorbar(image, label="2-pixel F1 on the frames held back")
@@ -112,8 +111,7 @@ def _heat_map(
             if np.isfinite(value):
                 dark = value < (low + high) / 2
                 axes.text(x, y, f"{value:.3f}", ha="center", va="center", color="white" if dark else "black")
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=150)
+        save_figure(path, figure)
     return path
 
 

@@ -47,9 +47,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "runtime.backends.tensorrt": ({"errors", "spec", "runtime", "tensorrt_library"}, {"numpy"}),
     "runtime.backends.engine": ({*FILES, "cuda_probe", "engine_file", "runtime", "tensorrt_library"}, set()),
     "runtime.backends.cuda": ({"errors", "cuda_probe", "runtime"}, {"numpy", "cuda", "pycuda"}),
-    "evaluation": ({*PICTURES, "dataset", "metrics", "runtime", "evaluation"}, {"numpy", "cv2", "matplotlib"}),
+    "plots": ({*FILES}, {"matplotlib"}),
+    "evaluation": ({*PICTURES, "dataset", "metrics", "plots", "runtime", "evaluation"}, {"numpy", "cv2", "matplotlib"}),
     "speed": (
-        {*FILES, "board", "fitting", "runtime", "spec", "speed"},
+        {*FILES, "board", "fitting", "plots", "runtime", "spec", "speed"},
         {"numpy", "cv2", "openvino", "matplotlib"},
     ),
     "speed.plain_script": (set(), {"numpy", "cv2", "onnxruntime"}),
@@ -72,7 +73,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {*PICTURES, "models", "rendering", "metrics", "layouts", "dataset", "fitting", "memory", "training"},
         {"numpy", "torch", "cv2", "lightning_fabric", "tensorboardX"},
     ),
-    "training.search": ({*FILES}, {"numpy", "optuna", "matplotlib"}),
+    "training.search": ({*FILES, "plots"}, {"numpy", "optuna", "matplotlib"}),
     "weights": ({"errors"}, set()),
     "cli": ({"errors", "cli"}, {"typer"}),
 }
