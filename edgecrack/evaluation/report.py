@@ -14,7 +14,7 @@ from edgecrack.evaluation.false_alarms import EXPLAINED, KINDS
 from edgecrack.evaluation.gallery import FALSE, FOUND, MISSED, Gallery, Picture
 from edgecrack.evaluation.protocols import BLOCKS, LABELS
 from edgecrack.evaluation.scores import Evaluation
-from edgecrack.evaluation.table import HEADLINES, about, compared, written
+from edgecrack.evaluation.table import HEADLINES, about, about_models, compared, written
 
 Seen = tuple[Evaluation, Gallery]  # what was counted, and the pictures kept meanwhile
 
@@ -110,12 +110,7 @@ def _charts(evaluations: Sequence[Evaluation]) -> str:
 def _scores(evaluations: Sequence[Evaluation]) -> str:
     known = evaluations[0].scores
     heads = "".join(f"<th>{escape(each.model)}</th>" for each in evaluations)
-    facts = (
-        ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
-        ("size it takes", [str(each.spec.input_frame) for each in evaluations]),
-        ("threshold", [f"{each.threshold:.3f}" for each in evaluations]),
-        ("trained on", [", ".join(each.spec.trained_on) or "unknown" for each in evaluations]),
-    )
+    facts = about_models(evaluations)[:-1]  # a report of the same answers stays the same: no seconds
     bodies = ["<tbody>", *(_row(label, [f"<td>{escape(cell)}</td>" for cell in cells]) for label, cells in facts)]
     bodies.append("</tbody>")
     for heading, block in BLOCKS.items():
@@ -148,7 +143,7 @@ def _score_cell(evaluation: Evaluation, name: str, rivals: Sequence[Evaluation])
 
 
 def _merit(name: str, value: float) -> float:
-    """Of a score: the higher, the better."""
+    """How good a score is: the higher, the better."""
     if name == "area_ratio":
         return -abs(value - 1)
     return -value if name in _LOWER else value

@@ -25,7 +25,7 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     """All that is known of models on one data set."""
     first = evaluations[0]
     title = f"{', '.join(evaluation.model for evaluation in evaluations)} on {first.dataset}: {about(first)}"
-    blocks = [_about_models(evaluations), *_scores(evaluations), *_compared(evaluations), _false_alarms(evaluations)]
+    blocks = [about_models(evaluations), *_scores(evaluations), *_compared(evaluations), _false_alarms(evaluations)]
     if len(evaluations) > 1:
         blocks.insert(0, [("", [evaluation.model for evaluation in evaluations])])
     lines = [title, *_laid_out([block for block in blocks if block])]
@@ -59,7 +59,8 @@ def compared(evaluation: Evaluation, first: Evaluation, name: str) -> str:
     return f"{apart:{form}}" + (f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else "")
 
 
-def _about_models(evaluations: Sequence[Evaluation]) -> list[Row]:
+def about_models(evaluations: Sequence[Evaluation]) -> list[Row]:
+    """What each model is, and last how long it took."""
     return [
         ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
         ("size it takes", [str(each.spec.input_frame) for each in evaluations]),
