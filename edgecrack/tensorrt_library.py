@@ -75,9 +75,9 @@ def forget_lines() -> None:
     _lines.clear()
 
 
-def last_lines() -> str:
-    """What TensorRT complained of since `forget_lines`, in one line; "" when it did not."""
-    return " | ".join(_lines)
+def with_log(what: str) -> str:
+    """`what` went wrong, and in the same line what TensorRT complained of since `forget_lines`."""
+    return f"{what}: {' | '.join(_lines)}" if _lines else what
 
 
 def _logger_class(module: ModuleType) -> Any:

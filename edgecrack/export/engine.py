@@ -31,10 +31,10 @@ from edgecrack.spec import ModelSpec
 from edgecrack.tensorrt_library import (
     FLAVOURS,
     forget_lines,
-    last_lines,
     load_tensorrt,
     rtx_capabilities,
     tensorrt_logger,
+    with_log,
 )
 
 if TYPE_CHECKING:
@@ -273,8 +273,8 @@ def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -
 
 
 def _failed(target: _Target, what: str) -> BuildError:
-    parts = (f"{FLAVOURS[target.flavour]} {target.version} {what}", last_lines())
-    return BuildError(": ".join(" ".join(part.split()) for part in parts if part))
+    line = with_log(f"{FLAVOURS[target.flavour]} {target.version} {what}")
+    return BuildError(" ".join(line.split()))
 
 
 def _complaints(parser: trt.OnnxParser) -> str:

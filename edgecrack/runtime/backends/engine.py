@@ -16,7 +16,7 @@ from edgecrack.files import write_atomic
 from edgecrack.runtime.backends.calls import check_ends
 from edgecrack.runtime.backends.cuda import Cuda, open_cuda
 from edgecrack.runtime.backends.tensorrt import SharedEngine, TensorRtBackend
-from edgecrack.tensorrt_library import FLAVOURS, forget_lines, last_lines, load_tensorrt, tensorrt_logger
+from edgecrack.tensorrt_library import FLAVOURS, forget_lines, load_tensorrt, tensorrt_logger, with_log
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -170,7 +170,7 @@ class _LoadedPlan:
         self._runtime = None
 
     def _failed(self, what: str) -> EngineError:
-        return EngineError(": ".join(filter(None, (f"{self._name} {what}", last_lines()))))
+        return EngineError(with_log(f"{self._name} {what}"))
 
 
 def _ends(engine: trt.ICudaEngine) -> dict[str, tuple[str, tuple[object, ...]]]:

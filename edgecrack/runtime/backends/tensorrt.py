@@ -17,7 +17,7 @@ from edgecrack.errors import EngineError
 from edgecrack.runtime.backends.calls import Answer, Calls
 from edgecrack.runtime.backends.cuda import Cuda, Pinned, capture
 from edgecrack.spec import INPUT, OUTPUT, ModelSpec
-from edgecrack.tensorrt_library import forget_lines, last_lines
+from edgecrack.tensorrt_library import forget_lines, with_log
 
 _log = logging.getLogger("edgecrack.tensorrt")
 
@@ -225,4 +225,4 @@ class _Slot:
 
 
 def _complaint(what: str) -> EngineError:
-    return EngineError(": ".join(filter(None, (f"TensorRT {what}", last_lines()))))
+    return EngineError(with_log(f"TensorRT {what}"))
