@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.fitting import resize
+from edgecrack.fitting import halved, resize
 from edgecrack.training.photometry import photographed
 
 Image = NDArray[np.uint8]
@@ -56,7 +56,7 @@ def augment(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, 
 
 
 def _corner(mask: Mask, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Of a window within the frame, that holds a crack more often than chance would have it."""
+    """Top and left of a window within the frame, around a crack more often than by chance."""
     height, width = mask.shape
     if rng.random() < CRACK_SHARE and (at := _crack_pixel(mask, rng)):
         y, x = at[0] - int(rng.integers(side)), at[1] - int(rng.integers(side))
@@ -89,26 +89,20 @@ def _turned(image: Image, mask: Mask, side: int, size: int, rng: np.random.Gener
     # The middle of a pixel is its own place plus a half, in the frame and in each of its halves.
     origin = (middle - low) / step - 0.5 - to_frame / step @ np.full(2, (size - 1) / 2)
     matrix = np.column_stack([to_frame / step, origin])
-    covered = _warped(_halved(mask[window].astype(np.uint8) * 255, halvings), matrix, size)
-    return _warped(_halved(image[window], halvings), matrix, size), np.asarray(covered > COVERED)
+    image, covered = image[window], mask[window].astype(np.uint8) * 255
+    for _ in range(halvings):
+        image, covered = halved(image), halved(covered)
+    return _warped(image, matrix, size), np.asarray(_warped(covered, matrix, size) > COVERED)
 
 
 def _middle(mask: Mask, reach: NDArray[np.float64], side: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Of a view: column and row, with all of the view in the frame where that is large enough."""
+    """Column and row of the middle of a view, all of which lies in the frame where that is large enough."""
     top, left = _corner(mask, side, rng)
     length = np.array(mask.shape[::-1], np.float64)
     wanted = np.array([left, top]) + side / 2
     return np.asarray(
         np.where(2 * reach < length, np.clip(wanted, reach, np.maximum(length - reach, reach)), length / 2)
     )
-
-
-def _halved(image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
-    for _ in range(times):
-        height, width = image.shape[0] // 2, image.shape[1] // 2
-        even = image[: 2 * height, : 2 * width]
-        image = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    return image
 
 
 def _warped(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
