@@ -79,7 +79,7 @@ class CalibrationFrames:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pixels of all frames, in order, as they are fitted."""
+        """SHA-256 of the pixels of all frames, in order, as they are fitted."""
         digest = hashlib.sha256(str(self.frame).encode())
         for image in self:
             digest.update(image.tobytes())

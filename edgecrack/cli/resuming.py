@@ -115,7 +115,7 @@ class Beginning:
         return [str(Path(source)) for source in self.record["sources"]]
 
     def tell(self, name: str, listen: Callable[[Event], None]) -> None:
-        """Of cameras, say from which number on the log was gone on with."""
+        """Log, for cameras, from which frame number on the run was resumed."""
         import time
 
         from edgecrack.runtime import Event
@@ -142,7 +142,7 @@ def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], opti
 
 
 def _bytes_of(source: str) -> int | None:
-    """Of a file; None for another source, and for one that cannot be looked at, which is told when it is opened."""
+    """The size of a file; None for another source, and for one that cannot be read, which is said when it is opened."""
     path = Path(source)
     try:
         return path.stat().st_size if path.is_file() else None

@@ -149,7 +149,7 @@ class Evaluation:
 
     @property
     def pixels(self) -> int:
-        """Of all frames."""
+        """The number of pixels of all frames."""
         return sum(frame.strict.pixels for frame in self.frames)
 
     @property

@@ -53,17 +53,17 @@ class Detection:
 
     @property
     def height(self) -> int:
-        """Of the frame, in pixels."""
+        """Height of the frame in pixels."""
         return self.fit.height
 
     @property
     def width(self) -> int:
-        """Of the frame, in pixels."""
+        """Width of the frame in pixels."""
         return self.fit.width
 
     @cached_property
     def probability(self) -> NDArray[np.uint8]:
-        """Of crack, uint8 (height, width), 0..255."""
+        """The crack probability of each pixel, uint8 (height, width), 0..255."""
         with self._timed():
             return self.fit.undo(self.answer)
 

@@ -103,10 +103,10 @@ class CrackDetector(Closing):
         """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
 
         `source` is what `open_source` takes, several cameras too. Where a call takes a batch, it is filled with the tiles or
-        frames that come next, of cameras with those that are there: none is waited for. Of Python's frames the detection of
-        one comes when the next one or two were taken: who needs it first calls `run`. The stream may be left or closed at
-        any time, and closes the source: a camera's thread ends with it. An error of the source is raised after the frames
-        before it were given out.
+        frames that come next, of cameras with those that are there: none is waited for. With an iterable of frames,
+        a detection is yielded only after one or two more frames have been read: call `run` if each is needed at once. The stream
+        may be left or closed at any time, and closes the source: a camera's thread ends with it. An error of the source is raised
+        after the frames before it were given out.
         Raises SourceError, FrameError, EngineError and SpecError, the last where the region of interest lies outside a frame;
         of a camera whose frames change their size, those are dropped.
         """

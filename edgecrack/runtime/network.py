@@ -120,7 +120,7 @@ class NetworkConnection:
 
 
 class _Smears:
-    """Which pictures are smeared: after a loss all up to a key frame, which the decoder does not say of them.
+    """Which pictures are smeared: after a loss all up to the next key frame, although the decoder does not flag them.
 
     The packet that is said to be corrupt may be the one before. A stream without key frames mends itself bit by bit, and is
     trusted again after a while.

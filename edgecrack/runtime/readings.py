@@ -133,7 +133,7 @@ class Readings(Closing):
                 dial.state, dial.reason = _STATES[event.name], str(event.details.get("reason", ""))
 
     def now(self) -> list[Reading]:
-        """Of every source, in the order in which they were given."""
+        """The reading of every source, in the order in which they were given."""
         now = time.monotonic()
         with self._lock:
             return [dial.reading(now) for dial in self._dials.values()]

@@ -88,7 +88,7 @@ class Clock:
 
 
 class Room:
-    """What videos and images may take on the disk: so much that there is room for the log.
+    """Limits the disk space of videos and images so that the log can always be written.
 
     With `most` the oldest are deleted to keep to it, never one that is being written.
     """

@@ -64,7 +64,7 @@ class Sinks(Closing):
 
     @property
     def names(self) -> list[str]:
-        """Of the sinks, in order, also of those that were left out."""
+        """The names of the sinks, in order, also of those that were left out."""
         return list(self._sinks)
 
     def add(self, name: str | os.PathLike[str], sink: Sink) -> None:

@@ -35,7 +35,7 @@ class Crop:
 
     @property
     def count(self) -> int:
-        """Of the pieces: one."""
+        """The number of pieces: one."""
         return self.fit.count
 
     def pieces(self, image: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
@@ -77,7 +77,7 @@ class Tiling:
 
     @property
     def count(self) -> int:
-        """Of the windows."""
+        """The number of windows."""
         return len(self.corners)
 
     def pieces(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

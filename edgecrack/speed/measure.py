@@ -36,7 +36,7 @@ class Spread:
 
     @classmethod
     def of(cls, milliseconds: list[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(*(round(float(value), 3) for value in np.percentile(milliseconds, (50, 95, 99))))
 
 
@@ -78,22 +78,22 @@ class Speed:
 
     @property
     def bare_fps(self) -> float:
-        """The faster way to call the net."""
+        """Frames a second of the net alone, called in the faster of the two ways."""
         return max(self.bare.values())
 
     @property
     def limit_fps(self) -> float:
-        """Of a net and a decoder that take turns and have nothing else to do; where they overlap it can be passed."""
+        """Frames a second if decoder and net took turns at no other cost. A pipeline that overlaps them can exceed it."""
         return 1 / (1 / self.bare_fps + 1 / self.decode_fps)
 
     @property
     def end_to_end_of_limit(self) -> float:
-        """What of the limit is reached."""
+        """The share of the limit that is reached."""
         return self.end_to_end_fps / self.limit_fps
 
     @property
     def overlay_of_limit(self) -> float:
-        """What of the limit is reached with a video of the cracks."""
+        """The share of the limit that is reached with a video of the cracks."""
         return self.overlay_fps / self.limit_fps
 
     @property

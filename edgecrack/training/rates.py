@@ -24,7 +24,7 @@ def optimiser_for(recipe: Recipe, weights: Iterable[nn.Parameter]) -> torch.opti
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float, epoch: float, factor: float = 1.0) -> float:
-    """Of a step, `progress` being 0 at the start of the run and 1 at its end, `factor` what plateaus have made of it."""
+    """The learning rate of a step; `progress` goes from 0 to 1 over the run, `factor` is what plateaus have lowered it to."""
     done = min(1.0, progress)
     shape: float = {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)) + 1e-3,

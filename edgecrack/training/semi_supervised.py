@@ -184,7 +184,7 @@ def meeting(maps: Tensor, corners: Tensor, flips: Tensor) -> tuple[Tensor, Tenso
 
 
 def _width(learner: Learner) -> int:
-    """Of the embeddings."""
+    """The number of channels of the embeddings."""
     last = learner.head[-1] if learner.head is not None else None
     if not isinstance(last, nn.Conv2d):
         raise SpecError("learning with few labels needs embeddings; give the learner embed_from")

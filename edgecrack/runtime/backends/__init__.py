@@ -63,8 +63,8 @@ def open_backend(
     INT8 for TensorRT (signed activations), mixed with FP16 or not, goes to ONNX Runtime, the numeric reference: OpenVINO
     2026.4 answers with noise for such an aelf-unet, and is refused.
 
-    `hint` says what counts: "latency", that a frame is answered soonest, or "throughput", how many are a second, each of
-    which takes longer. OpenVINO alone heeds it; the answers are the same.
+    `hint` is "latency" for the least time a frame, or "throughput" for the most frames a second. Only OpenVINO uses it; the
+    answers are the same.
 
     Raises SpecError for an unknown `backend` or `hint`, MissingDependency when its library is not installed, EngineError when the
     file is missing, damaged or not an edgecrack model, EngineMismatch when an engine is of another machine.
