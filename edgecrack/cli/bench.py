@@ -16,23 +16,26 @@ _DISTINCT = 30  # frames that are rendered; the clip goes over them back and for
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
+    model: Annotated[Path, typer.Argument(help="Model file, as written by `edgecrack export`.")],
     source: Annotated[
-        str | None, typer.Option(help="A video or images.  [default: a rendered road of 1920x1080 in H.264]")
+        str | None, typer.Option(help="A video or images.  [default: a rendered 1920x1080 road in H.264]")
     ] = None,
-    frames: Annotated[int, typer.Option(min=10, help="How many frames of it a round takes.")] = 150,
-    rounds: Annotated[int, typer.Option(min=1, help="Rates are medians of so many rounds.")] = 3,
+    frames: Annotated[int, typer.Option(min=10, help="Frames of the source in each round.")] = 150,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; rates are medians over them.")] = 3,
     plain: Annotated[
         Path | None,
-        typer.Option(help="The fp32 ONNX that the plain script runs.  [default: NAME.onnx beside the model]"),
+        typer.Option(help="fp32 ONNX file for the plain script.  [default: NAME.onnx beside the model]"),
     ] = None,
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the result, as a PNG for example.")] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the result to this file, for example a PNG.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")] = None,
 ) -> None:
-    """Measure the net alone, the decoder alone, each stage, the whole way to JSON lines and to an overlay video, and the
-    script that everybody writes, in turns in one run. For numbers that mean something let nothing else run."""
+    """Measure how fast a model runs on this machine.
+
+    One run measures, in turns, the net alone, the decoder alone, each stage, the whole pipeline to JSON lines and to an
+    overlay video, and the plain script that everybody writes. For meaningful numbers, let nothing else run.
+    """
     import json
     from contextlib import ExitStack
     from functools import partial

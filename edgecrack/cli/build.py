@@ -7,23 +7,23 @@ from typing import Annotated
 
 import typer
 
-FOR = "Build with TensorRT for RTX, for these GPUs: sm75, sm80, sm86, sm89, sm120, sm121; several with commas between."
+FOR = "Build with TensorRT for RTX for these GPUs, separated by commas: sm75, sm80, sm86, sm89, sm120, sm121."
 
 
 def build(
-    onnx: Annotated[Path, typer.Argument(help="The ONNX file, as `edgecrack export` wrote it.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine; NAME.engine if none.")] = None,
-    workspace: Annotated[int | None, typer.Option(min=1, help="MiB that a layer may use for itself at most.")] = None,
+    onnx: Annotated[Path, typer.Argument(help="ONNX file, as written by `edgecrack export`.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Engine file.  [default: NAME.engine]")] = None,
+    workspace: Annotated[int | None, typer.Option(min=1, help="Maximum workspace of one layer, in MiB.")] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="TensorRT's measurements: read when there, and written, to build faster again.")
+        Path | None, typer.Option(help="Timing cache: read if it exists, and written, to speed up later builds.")
     ] = None,
-    device: Annotated[int, typer.Option(min=0, help="The GPU that TensorRT builds on and for.")] = 0,
+    device: Annotated[int, typer.Option(min=0, help="GPU that TensorRT builds on and builds for.")] = 0,
     for_: Annotated[str | None, typer.Option("--for", help=FOR)] = None,
 ) -> None:
-    """Build an ONNX file into an engine, in the precision it was exported in.
+    """Build an engine from an ONNX file, in the precision chosen at export.
 
-    TensorRT builds for the GPU it runs on, a Jetson's too; TensorRT for RTX builds for the desktop GPUs named with
-    --for, on any machine. What the engine is and where it runs is written beside it, into NAME.engine.json.
+    TensorRT builds for the GPU it runs on, including a Jetson's. TensorRT for RTX builds on any machine, for the
+    desktop GPUs given with --for. NAME.engine.json, beside the engine, records what the engine is and where it runs.
     """
     if for_ and timing_cache:
         raise typer.BadParameter("TensorRT for RTX measures nothing when it builds", param_hint="--timing-cache")

@@ -11,7 +11,7 @@ from edgecrack.errors import BROUGHT_BY_JETSONS
 
 
 def checks() -> None:
-    """Print versions, the machine, its GPU, backends and what OpenCV can do here, and a verdict on each feature."""
+    """Print versions, the machine, its GPU, backends, OpenCV's capabilities, and a verdict on each feature."""
     machine, gpu, backends, video = _machine(), _gpu(), _backends(), _video()
     for title, rows in (
         ("Versions", _versions()),

@@ -9,18 +9,18 @@ import typer
 
 from edgecrack.cli.progress import tracked
 
-data = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+data = typer.Typer(help="Inspect data sets.", no_args_is_help=True)
 
 
 @data.callback()
 def _data() -> None:
-    """Look at data sets."""
+    """Inspect data sets."""
 
 
 @data.command()
 def check(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A data set in any layout, or a CSV of image,mask[,split].")
+        Path, typer.Argument(metavar="DIR", help="A data set in any supported layout, or a CSV of image,mask[,split].")
     ],
     out: Annotated[
         Path | None,
@@ -28,10 +28,10 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Find what ruins training; exit code 1 when something would.
+    """Find what would ruin training; exit with code 1 if anything would.
 
-    Looks for pairs that do not match, files that cannot be read, masks of another size, inverted, shifted, empty, compressed
-    or not binary, and the same picture in two splits.
+    The checks cover mismatched pairs, unreadable files, the same picture in two splits, and masks that have another
+    size or are inverted, shifted, empty, compressed or not binary.
     """
     import json
     from functools import partial

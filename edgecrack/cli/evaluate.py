@@ -23,30 +23,34 @@ if TYPE_CHECKING:
 
 def evaluate(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Model files, as `edgecrack export` wrote them.")
+        list[Path], typer.Argument(metavar="MODEL...", help="Model files, as written by `edgecrack export`.")
     ],
-    data: Annotated[str, typer.Option(help="Data set folders or clips of sample-clip, with commas between.")],
+    data: Annotated[str, typer.Option(help="Data set folders or clips from sample-clip, separated by commas.")],
     split: Annotated[
-        str, typer.Option(help="The list of each folder, SPLIT.txt; a folder without lists is scored whole.")
+        str, typer.Option(help="List to score in each folder, SPLIT.txt; a folder without lists is scored whole.")
     ] = "test",
-    threshold: Annotated[float | None, typer.Option(help="In (0, 1].  [default: each model's own]")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Threshold in (0, 1].  [default: each model's own]")] = None,
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     device: Annotated[int, typer.Option(min=0, help=DEVICE)] = 0,
     tile: Annotated[str, typer.Option(help=TILE)] = "fit",
-    every: Annotated[int, typer.Option(min=1, help="Score every N-th frame only.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Score only every N-th frame.")] = 1,
     draws: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Of frames with replacement, for the intervals; 0: no intervals.")
+        int,
+        typer.Option(min=0, max=100_000, help="Draws of frames with replacement, for the intervals; 0: no intervals."),
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of these draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of these draws.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for report.html, scores.json, frames.csv and precision_recall.png."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Score models on labelled frames, side by side: exact, within 2 and 5 pixels, by patch, with intervals. Without masks:
-    the share of pixels that fire."""
+    """Score models side by side on labelled frames.
+
+    Scores are exact, within 2 and 5 pixels, and by patch, with intervals. Without masks, the score is the share of
+    pixels detected as crack.
+    """
     from functools import partial
 
     from edgecrack.dataset import open_labelled

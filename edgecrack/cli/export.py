@@ -22,37 +22,38 @@ PARITY_FRAMES = 8
 def export(
     model: Annotated[str, typer.Option(help="aelf-unet, cacpnet, msfnet or scnet.")],
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint of `edgecrack train`; the shipped one if none.")
+        Path | None, typer.Option(help="Checkpoint from `edgecrack train`.  [default: the shipped one]")
     ] = None,
-    hed: Annotated[Path | None, typer.Option(help="HED's weights (safetensors), for SCNet with prior=hed.")] = None,
+    hed: Annotated[Path | None, typer.Option(help="HED weights (safetensors), for SCNet with prior=hed.")] = None,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT that the net runs at; the checkpoint's if none.")
+        str | None, typer.Option(help="Input size of the net, WIDTHxHEIGHT.  [default: the checkpoint's]")
     ] = None,
     camera: Annotated[
         str | None,
         typer.Option(
-            help="WIDTHxHEIGHT of the frames, for the graph to fit to --size itself: for GPUs; CPUs are slower."
+            help="Camera frame size, WIDTHxHEIGHT: the graph itself fits frames to --size. For GPUs; slower on CPUs."
         ),
     ] = None,
     pixels: Annotated[
         str,
-        typer.Option("--input", help="bgr, or bgrx to take four bytes a pixel, as a Jetson's GStreamer gives them."),
+        typer.Option("--input", help="bgr, or bgrx for four bytes per pixel, as GStreamer on a Jetson delivers them."),
     ] = "bgr",
-    batch: Annotated[int, typer.Option(min=1, help="Frames a call.")] = 1,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision wherever it is not INT8.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="INT8 convolutions.")] = False,
-    target: Annotated[str, typer.Option(help="What INT8 is for: tensorrt or cpu.")] = "tensorrt",
+    batch: Annotated[int, typer.Option(min=1, help="Frames per call.")] = 1,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Use half precision for all that is not INT8.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Use INT8 convolutions.")] = False,
+    target: Annotated[str, typer.Option(help="Target of --int8: tensorrt or cpu.")] = "tensorrt",
     calib: Annotated[Path | None, typer.Option(help="Measure the INT8 ranges on the images in this folder.")] = None,
-    ranges: Annotated[Path | None, typer.Option(help="INT8 ranges measured before.")] = None,
-    engine: Annotated[bool, typer.Option("--engine", help="Build an engine of the file too.")] = False,
+    ranges: Annotated[Path | None, typer.Option(help="File of INT8 ranges measured earlier.")] = None,
+    engine: Annotated[bool, typer.Option("--engine", help="Also build an engine from the file.")] = False,
     for_: Annotated[str | None, typer.Option("--for", help=FOR)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path(),
 ) -> None:
-    """Export a net to ONNX: NAME.onnx always, and NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu when asked for.
+    """Export a net to ONNX: always NAME.onnx and, on request, NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu.
 
-    Each file is compared with the net on eight rendered frames, and on up to eight of the calibration frames, before it
-    gets its name. With --calib and --camera the ranges are measured on frames of --size, fitted before they go in: the same
-    folder gives the same ranges, camera or none. The last line on stdout is the path of the file asked for, or of its engine.
+    Each file is compared with the net on eight rendered frames, and on up to eight calibration frames, before it gets
+    its name. With --calib and --camera, the ranges are measured on frames already fitted to --size, so the same folder
+    gives the same ranges with or without --camera. The last line on stdout is the path of the requested file, or of
+    its engine.
     """
     _check_options(pixels, fp16, int8, target, calib, ranges)
     _check_engine(engine, for_, target)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 
-def info(file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX, an engine or a range file.")]) -> None:
-    """Print what a file knows of itself, as JSON."""
+def info(file: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a range file.")]) -> None:
+    """Print what a file says about itself, as JSON."""
     typer.echo(json.dumps({"file": str(file), "bytes": _size(file)} | _describe(file), indent=2))
 
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector
 
 BACKEND = "auto, openvino, onnxruntime or tensorrt."
-DEVICE = "The GPU that an engine runs on, counted from 0."
-REBUILD = "Build an engine that does not run on this machine anew, from the ONNX it was built from, and go on."
+DEVICE = "GPU that an engine runs on, counted from 0."
+REBUILD = "If an engine does not run on this machine, rebuild it from its ONNX file and continue."
 TILE = (
-    "How frames larger than the model takes are shown to it: fit (scaled), tile (in overlapping tiles of their own size), or "
-    "auto (tiled if scaling would leave less than the model was trained at)."
+    "How to process frames larger than the model's input: fit (scale them), tile (cut them into overlapping tiles, not "
+    "scaled), or auto (tile if scaling would shrink them below the scales the model was trained at)."
 )
 
 

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "An image, a folder of images, a quoted pattern or a video; or a camera: 0, /dev/video0, rtsp://, http://, udp://, "
-    "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input). Several times: cameras together, or "
-    "files one after the other."
+    "rtmp://, srt://, csi://0, gst:PIPELINE, raw:1920x1080@30 (BGR on standard input). Repeat it for several cameras "
+    "together, or for files one after the other."
 )
 SAVE_WHEN = (
-    "always, or cracks: in place of the overlay, clips from 2 s before to 2 s after each find and an image for each second "
-    "of it; masks of finds only."
+    "always, or cracks: instead of the overlay, save clips from 2 s before to 2 s after each find and an image for "
+    "each second of it; save masks of finds only."
 )
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="The model file, as `edgecrack export` wrote it.")],
+    model: Annotated[Path, typer.Argument(help="Model file, as written by `edgecrack export`.")],
     source: Annotated[list[str], typer.Option(help=SOURCE)],
-    out: Annotated[Path, typer.Option(help="The folder for the results.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
     threshold: Annotated[
-        float | None, typer.Option(help="The crack probability that counts, in (0, 1]; by default the model's own.")
+        float | None, typer.Option(help="Crack probability threshold, in (0, 1].  [default: the model's own]")
     ] = None,
     backend: Annotated[str, typer.Option(help=BACKEND)] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
@@ -40,49 +40,53 @@ def run(
     tile: Annotated[str, typer.Option(help=TILE)] = "fit",
     roi: Annotated[
         str | None,
-        typer.Option(help="Where to look: rows:0.4-0.9, or the corners of a polygon, 'x,y x,y x,y'; pixels or shares."),
+        typer.Option(help="Region to search, in pixels or fractions: rows:0.4-0.9, or polygon corners 'x,y x,y x,y'."),
     ] = None,
-    masks: Annotated[bool, typer.Option("--masks", help="Write a PNG mask a frame as well.")] = False,
-    overlay: Annotated[bool, typer.Option(help="Write the frames with their cracks drawn in.")] = True,
-    boxes: Annotated[bool, typer.Option("--boxes", help="Put the box around each crack into the log.")] = False,
-    contours: Annotated[bool, typer.Option("--contours", help="Put the contour of each crack into the log.")] = False,
-    rle: Annotated[bool, typer.Option("--rle", help="Put the masks into the log, as COCO's RLE.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Also write a PNG mask for each frame.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write the frames with the cracks drawn in.")] = True,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Log the bounding box of each crack.")] = False,
+    contours: Annotated[bool, typer.Option("--contours", help="Log the contour of each crack.")] = False,
+    rle: Annotated[bool, typer.Option("--rle", help="Log the masks, in COCO RLE format.")] = False,
     save_when: Annotated[str, typer.Option(help=SAVE_WHEN)] = "always",
     min_crack_share: Annotated[
-        float, typer.Option(help="The share of a frame that makes it a find, for --save-when cracks and --mqtt.")
+        float, typer.Option(help="Crack share from which a frame is a find, for --save-when cracks and --mqtt.")
     ] = 0.001,
     segment: Annotated[
         float | None,
-        typer.Option(help="Seconds of a video file, after which a further one is begun; by default 300 for cameras."),
+        typer.Option(
+            help="Start a new video file after this many seconds.  [default: 300 for cameras and with --keep-gb]"
+        ),
     ] = None,
     keep_gb: Annotated[
-        float | None, typer.Option(help="Gigabytes of video to keep: the oldest files are deleted. By default none is.")
+        float | None,
+        typer.Option(help="Gigabytes of video to keep; the oldest files are deleted.  [default: keep all]"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was killed, from where its log ends.")
+        bool, typer.Option("--resume", help="Continue a run that was killed, from the end of its log.")
     ] = False,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT to ask of a V4L2 or CSI camera.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Frames a second to ask of a V4L2 or CSI camera.")] = None,
-    codec: Annotated[str | None, typer.Option(help="Format to ask of a V4L2 camera, such as MJPG.")] = None,
-    flip: Annotated[str | None, typer.Option(help="horizontal, vertical or 180.")] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin files again at their end, for ever.")] = False,
-    start: Annotated[float | None, typer.Option(help="Seconds of a video to leave out.")] = None,
-    end: Annotated[float | None, typer.Option(help="The second at which to leave a video.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every N-th frame only.")] = 1,
-    staleness: Annotated[float, typer.Option(help="Age in seconds at which a camera's frame is dropped.")] = 0.5,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT to request from a V4L2 or CSI camera.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Frames per second to request from a V4L2 or CSI camera.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Format to request from a V4L2 camera, such as MJPG.")] = None,
+    flip: Annotated[str | None, typer.Option(help="Mirror or rotate the frames: horizontal, vertical or 180.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Repeat files endlessly.")] = False,
+    start: Annotated[float | None, typer.Option(help="Seconds to skip at the start of a video.")] = None,
+    end: Annotated[float | None, typer.Option(help="Second at which to stop reading a video.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Process only every N-th frame.")] = 1,
+    staleness: Annotated[float, typer.Option(help="Age in seconds at which a camera frame is dropped.")] = 0.5,
     no_drop: Annotated[
-        bool, typer.Option("--no-drop", help="Fail rather than drop a camera's frame for lack of time.")
+        bool, typer.Option("--no-drop", help="Fail instead of dropping camera frames for lack of time.")
     ] = False,
     max_reconnects: Annotated[
-        int | None, typer.Option(help="Failed tries in a row to reach a camera before giving up; by default for ever.")
+        int | None,
+        typer.Option(help="Failed attempts in a row to reach a camera before giving up.  [default: no limit]"),
     ] = None,
     live: Live = None,
     live_token: LiveToken = None,
     mqtt: Mqtt = None,
     headless: Headless = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how the source would be read, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show how the source would be read, and exit.")] = False,
 ) -> None:
-    """Find the cracks in images, a video or a camera's frames: an overlay, a log of JSON lines and, if asked, masks."""
+    """Find cracks in images, a video or camera frames; write an overlay, a JSON Lines log and, on request, masks."""
     from contextlib import ExitStack
 
     import cv2

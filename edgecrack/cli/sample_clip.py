@@ -10,13 +10,13 @@ import typer
 
 def sample_clip(
     out: Annotated[Path, typer.Argument(help="The clip, OUT.mp4; its masks go to the folder OUT.masks beside it.")],
-    seed: Annotated[int, typer.Option(help="Another seed is another road.")] = 0,
+    seed: Annotated[int, typer.Option(help="A different seed gives a different road.")] = 0,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "1280x720",
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
-    rate: Annotated[float, typer.Option(min=1.0, help="Frames a second.")] = 30.0,
-    view: Annotated[str, typer.Option(help="forward, down, close or any.")] = "forward",
+    rate: Annotated[float, typer.Option(min=1.0, help="Frames per second.")] = 30.0,
+    view: Annotated[str, typer.Option(help="Camera view: forward, down, close or any.")] = "forward",
 ) -> None:
-    """Render a clip of a road with cracks, and the mask of each frame; print the clip's path."""
+    """Render a clip of a road with cracks, and a mask for each frame; print the path of the clip."""
     import shutil
     from tempfile import TemporaryDirectory
 

@@ -20,23 +20,26 @@ def search(
         list[str] | None,
         typer.Option(help="NAME=VALUE,VALUE: a switch and its values.  [default: gamma1 and gamma2 of AELF, 25 runs]"),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="fast (ours) or paper (the net's paper's).")] = "fast",
-    settings: Annotated[list[str] | None, typer.Option("--set", help=f"{SETTING} Of every run.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.  [default: runs/search-MODEL]")] = None,
-    rendered: Annotated[int, typer.Option(min=0, help="How many rendered roads join the data.")] = 0,
+    recipe: Annotated[str, typer.Option(help="fast (ours) or paper (from the net's paper).")] = "fast",
+    settings: Annotated[list[str] | None, typer.Option("--set", help=f"{SETTING} Applies to every run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder.  [default: runs/search-MODEL]")
+    ] = None,
+    rendered: Annotated[int, typer.Option(min=0, help="Number of rendered roads to add to the data.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_BAD)] = False,
     width: Annotated[
-        float | None, typer.Option(help="Channel multiplier.  [default: the compact one, in a paper's runs 1]")
+        float | None, typer.Option(help="Channel multiplier.  [default: the compact one, or 1 with --recipe paper]")
     ] = None,
     hed: Annotated[Path | None, typer.Option(help=HED)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a run.  [default: the recipe's]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights and of every crop.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps per run.  [default: the recipe's]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and every crop.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 uses all.")] = 0,
 ) -> None:
-    """Train once for each point of a grid; print the best one, as --set takes it, and draw its heat map.
+    """Train once for each point of a grid; print the best point as --set options and draw its heat map.
 
-    The score is the 2-pixel F1 on frames held back from the training list. A search that was interrupted goes on where it was.
+    The score is the 2-pixel F1 on frames held back from the training list. An interrupted search continues where it
+    stopped.
     """
     import cv2
     import torch

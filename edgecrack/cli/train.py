@@ -25,57 +25,60 @@ from edgecrack.cli.training import (
 def train(
     model: Annotated[str | None, typer.Option(help=f"{MODEL}  [default: that of --from]")] = None,
     data: Annotated[str, typer.Option("--data", "--labelled", help=FOLDERS)] = "",
-    unlabelled: Annotated[str, typer.Option(help=f"Learn from frames without labels too. {FOLDERS}")] = "",
-    labels: Annotated[float, typer.Option(help="Use this share of the labelled frames, for studies.")] = 1.0,
+    unlabelled: Annotated[str, typer.Option(help=f"Also learn from frames without labels. {FOLDERS}")] = "",
+    labels: Annotated[float, typer.Option(help="Fraction of the labelled frames to use, for studies.")] = 1.0,
     recipe: Annotated[
-        str | None, typer.Option(help="fast (ours) or paper (the net's paper's).  [default: that of --from, or fast]")
+        str | None,
+        typer.Option(help="fast (ours) or paper (from the net's paper).  [default: that of --from, or fast]"),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SETTING)] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.  [default: runs/MODEL]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the run.  [default: runs/MODEL]")] = None,
     rendered: Annotated[
         int | None,
         typer.Option(
-            min=0, help="How many rendered roads join the data.  [default: 400 in a fast run with all labels]"
+            min=0, help="Number of rendered roads to add to the data.  [default: 400 in a fast run with all labels]"
         ),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_BAD)] = False,
     width: Annotated[
-        float | None, typer.Option(help="Channel multiplier.  [default: the compact one, in a paper's run 1]")
+        float | None, typer.Option(help="Channel multiplier.  [default: the compact one, or 1 with --recipe paper]")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="Go on from this checkpoint: its net, its recipe, its weights.")
+        Path | None, typer.Option("--from", help="Start from this checkpoint: its net, recipe and weights.")
     ] = None,
-    repeat: Annotated[
-        bool, typer.Option("--repeat", help="With --from: the same run anew, with fresh weights.")
-    ] = False,
+    repeat: Annotated[bool, typer.Option("--repeat", help="With --from: repeat that run with fresh weights.")] = False,
     teacher: Annotated[
-        Path | None, typer.Option(help="Learn from this checkpoint's answers beside the labels.")
+        Path | None, typer.Option(help="Learn from this checkpoint's outputs as well as from the labels.")
     ] = None,
     hed: Annotated[Path | None, typer.Option(help=HED)] = None,
-    vgg: Annotated[Path | None, typer.Option(help="VGG-16's weights (safetensors) to start the encoder from.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole run.  [default: the recipe's]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="End after so many minutes of training.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops a step.  [default: the recipe's]")] = None,
+    vgg: Annotated[Path | None, typer.Option(help="VGG-16 weights (safetensors) to initialise the encoder.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Total steps of the run.  [default: the recipe's]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes of training.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops per step.  [default: the recipe's]")] = None,
     crop: Annotated[
-        str | None, typer.Option(help="Size of a crop: WIDTHxHEIGHT, or its side.  [default: the recipe's]")
+        str | None, typer.Option(help="Crop size: WIDTHxHEIGHT, or the side of a square.  [default: the recipe's]")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: the recipe's]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights and of every crop.  [default: the recipe's]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights and every crop.  [default: the recipe's]")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, on a GPU each.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, each running this under torchrun.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
-    compiled: Annotated[bool, typer.Option("--compile", help="Have torch compile the net.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, each on its own GPU.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, each running this command under torchrun.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 uses all.")] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the net with torch.compile.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in the folder, with its recipe; begin where there is none."),
+        typer.Option(
+            "--resume", help="Continue the run in the folder, with its recipe; start a new run if there is none."
+        ),
     ] = False,
 ) -> None:
     """Train a net on labelled frames; print the path of the best checkpoint.
 
-    Net and recipe are stored in the checkpoints of a run. --resume needs its folder, and again what it learns from: --data
-    and, where they were given, --rendered, --labels, --unlabelled, --teacher and --hed.
+    The checkpoints of a run store its net and recipe. --resume needs the folder of the run and the same inputs again:
+    --data and, if they were given, --rendered, --labels, --unlabelled, --teacher and --hed.
     """
     import cv2
     import torch

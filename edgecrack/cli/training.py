@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     Tick = Callable[[float, str], None]
 
-FOLDERS = "Data set folders, with commas between."
+FOLDERS = "Data set folders, separated by commas."
 MODEL = "The net: aelf-unet, cacpnet, msfnet or scnet."
 SETTING = "NAME=VALUE: a switch of the net, its loss or the recipe."
-SKIP_BAD = "Leave out frames that cannot be used, and say which."
-HED = "HED's weights (safetensors), for SCNet with prior=hed."
+SKIP_BAD = "Skip frames that cannot be used, and list them."
+HED = "HED weights (safetensors), for SCNet with prior=hed."
 
 
 def planned(

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from edgecrack.runtime.readings import Reading, Readings
     from edgecrack.runtime.sources import CountedSource
 
-LIVE = "Show a page with the picture at PORT of this machine, or at HOST:PORT for others too, who then need a token."
-KEY_HELP = "The token for the page, at least 8 characters; by default one is made up where --live is for others."
-MQTT = "Send events and finds to a broker: mqtt://USER:PASSWORD@HOST:PORT/TOPIC, or mqtts://."
+LIVE = "Serve a page with the picture at PORT on this machine, or at HOST:PORT for others too, who then need a token."
+KEY_HELP = "Token for the page, at least 8 characters; by default one is generated if --live is open to others."
+MQTT = "Send events and finds to an MQTT broker: mqtt://USER:PASSWORD@HOST:PORT/TOPIC, or mqtts://."
 
 Live = Annotated[str | None, typer.Option(metavar="ADDRESS", help=LIVE)]
 LiveToken = Annotated[str | None, typer.Option(metavar="TOKEN", envvar="EDGECRACK_LIVE_TOKEN", help=KEY_HELP)]
 Mqtt = Annotated[str | None, typer.Option(metavar="URL", envvar="EDGECRACK_MQTT", help=MQTT)]
-Headless = Annotated[bool, typer.Option("--headless", help="Show nothing on the terminal while it runs.")]
+Headless = Annotated[bool, typer.Option("--headless", help="Show nothing on the terminal during the run.")]
 
 
 @dataclass(frozen=True)
