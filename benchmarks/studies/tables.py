@@ -15,12 +15,12 @@ from studies.plan import COMPACT, LONGER, NETS, SEEDS, SETS, SHARES, VARIANTS, W
 
 TITLES = {
     "left-out": "Cameras left out",
-    "moved": "What moves a camera left out",
-    "papers": "cfd, beside the papers",
+    "moved": "What helps on a camera left out",
+    "papers": "cfd, compared with the papers",
     "cross": "Trained on one set, tested on another",
     "ablation": "What each idea is worth",
     "few": "Few labels",
-    "width": "Speed beside accuracy",
+    "width": "Speed against accuracy",
     "runs": "The runs",
 }
 OWN, BEST, STRICT = "f1_2px", "best_f1_2px", "best_f1"
@@ -55,10 +55,8 @@ def _left_out(found: Found) -> str:
         means = [_mean(found, names, metric) for metric in (OWN, BEST, STRICT)]
         lines.append([f"`{net}`", "**mean of those left out**", *means, ""])
     head = ["net", "left out", "2-pixel F1, own threshold", "2-pixel best F1", "strict best F1"]
-    told = (
-        "Trained on the two other sets and rendered roads, tested on the list of the set left out (rows `left-out-*`)."
-    )
-    return f"{told}\n\n{table([*head, 'at home: 2-pixel F1, own threshold'], lines)}"
+    told = "Trained on the other two sets and rendered roads, tested on the test list of the set left out (rows `left-out-*`)."
+    return f"{told}\n\n{table([*head, 'sets trained on: 2-pixel F1, own threshold'], lines)}"
 
 
 def _mean(found: Found, names: Mapping[str, str], metric: str) -> str:
@@ -68,8 +66,8 @@ def _mean(found: Found, names: Mapping[str, str], metric: str) -> str:
 
 
 def _moved(found: Found) -> str:
-    variants = {"all of it": "left-out-{}-msfnet", "no rendered roads": "moved-no-rendered-{}"}
-    variants["no other scales, shear, light, blur and noise"] = "moved-no-scales-and-light-{}"
+    variants = {"full training": "left-out-{}-msfnet", "no rendered roads": "moved-no-rendered-{}"}
+    variants["no changes of scale, shear, light, blur and noise"] = "moved-no-scales-and-light-{}"
     outs = ("uav", "cfd")
     lines = []
     for told, name in variants.items():
@@ -77,8 +75,8 @@ def _moved(found: Found) -> str:
         lines.append([told, *cells])
     head = [f"{out} left out: 2-pixel F1, {which}" for out in outs for which in ("own threshold", "best")]
     told = (
-        "MSF-Net as above, and without what is to make it carry over (rows `moved-*`): the same steps and seed, tested on the "
-        "sets left out that look down. In the last row crops keep the frame's scale and light, and are turned and flipped."
+        "MSF-Net as above, and without what is meant to make it generalise (rows `moved-*`): same steps and seed, tested on the "
+        "downward-looking sets left out. In the last row crops keep the frame's scale and light, and are rotated and flipped."
     )
     return f"{told}\n\n{table(['', *head], lines)}"
 
@@ -92,7 +90,7 @@ def _papers(found: Found) -> str:
         "iou": "crack IoU",
         OWN: "2-pixel F1, own threshold",
         BEST: "2-pixel best F1",
-        "best_f1_2px_frame_mean": "the same, mean of frames",
+        "best_f1_2px_frame_mean": "2-pixel best F1, mean of frames",
         "best_f1_5px": "5-pixel best F1",
         "patch_f1": "patch F1",
     }
@@ -101,11 +99,11 @@ def _papers(found: Found) -> str:
     ours = [[net, *(found.cell(name, "cfd", metric) for metric in metrics)] for net, name in names.items()]
     printed = [[name, *(_printed(values, metric) for metric in metrics)] for name, values in PRINTED.items()]
     told = (
-        "Trained on cfd's 72 frames alone (rows `papers-*`), scored on its 46. The papers' F1 stands where it fits best: "
-        "SCNet's under strict, as its numbers on another set are; CACPNet's under the mean of frames within 2 pixels, since an "
-        "F1 of 0.949 and an IoU of 0.721 cannot both be strict. SCNet holds out a fifth of 323 samples of CrackForest, which are "
-        "crops: whether crops of one photograph stand on both sides is not printed. MSF-Net's source prints no number, AELF's "
-        "none on a public crack set. Own thresholds were chosen on 3 frames held back."
+        "Trained on cfd's 72 training frames alone (rows `papers-*`), scored on its 46 test frames. The papers' F1 stands in the "
+        "column that fits best: SCNet's under strict, since its numbers on another set are strict; CACPNet's under the 2-pixel "
+        "mean of frames, since an F1 of 0.949 and an IoU of 0.721 cannot both be strict. SCNet holds out a fifth of 323 samples "
+        "of CrackForest, which are crops; it does not print whether crops of one photograph are on both sides. MSF-Net's source "
+        "prints no number, AELF's none on a public crack set. Own thresholds were chosen on 3 frames held back."
     )
     return f"{told}\n\n{table(['net', *metrics.values()], [*ours, *printed])}"
 
@@ -123,9 +121,9 @@ def _cross(found: Found) -> str:
         lines.append([trained, *cells])
     theirs = [[trained, *(f"{value:.3f}" for value in tested.values())] for trained, tested in CROSS.items()]
     return (
-        "Compact SCNet, rows trained on, columns tested on: strict best F1 / 2-pixel best F1.\n\n"
+        "Compact SCNet; rows are the training sets, columns the test sets; strict best F1 / 2-pixel best F1.\n\n"
         f"{table(['trained on', *SETS], lines)}\n\n"
-        "SCNet's Table V, F1 of its full net on its sets, of which we have CrackForest alone:\n\n"
+        "SCNet's Table V: F1 of its full net on its sets, of which we have CrackForest alone:\n\n"
         f"{table(['trained on', *CROSS], theirs)}"
     )
 
@@ -140,12 +138,12 @@ def _ablation(found: Found) -> str:
     head = ["claim", "the paper prints", "the paper's metric", "difference", "2-pixel best F1", "sign"]
     claims = table(head, [_claimed(found, claim) for claim in CLAIMS])
     told = (
-        f"The same {len(SEEDS)} seeds for all: 300 steps of 8 crops of 192 on cfd (rows `ablation-*`), mean ± standard "
-        "deviation over the seeds. A difference is taken seed by seed. *Holds* means that its mean and every seed have the "
-        "sign of the claim, *opposite* that all have the other, *undecided* anything else, as where nothing fires at 0.5. "
-        f"Three coins agree one time in four, so that {len(CLAIMS) // 4} of the {len(CLAIMS)} claims would be settled by "
-        "chance: a difference smaller than its spread is no evidence. A run this short favours what learns fast. All losses of "
-        "AELF-UNet follow the same fifth of the run with cross-entropy; its gammas are the defaults, where the paper searches "
+        f"All variants use the same {len(SEEDS)} seeds: 300 steps of 8 crops of 192 on cfd (rows `ablation-*`), mean ± standard "
+        "deviation over the seeds. Differences are taken seed by seed. *Holds* means that the mean and every seed have the "
+        "sign of the claim, *opposite* that all have the other, *undecided* anything else, as where nothing is marked at 0.5. "
+        f"Three coins agree one time in four, so {len(CLAIMS) // 4} of the {len(CLAIMS)} claims would be settled by chance: a "
+        "difference smaller than its spread is no evidence. A run this short favours what learns fast. All losses of AELF-UNet "
+        "follow a warm-up with cross-entropy, the same fifth of the run; its gammas are the defaults, whereas the paper searches "
         "them for each set."
     )
     return f"{told}\n\n{claims}\n\n{table(['net', 'variant', *metrics.values()], lines)}"
@@ -194,9 +192,9 @@ def _few(found: Found) -> str:
         apart = [more - less for more, less in pairs if more is not None and less is not None]
         lines.append([f"{100 * share:g} %", *map(spread, kinds.values()), signed(apart), verdict(apart, 2)])
     told = (
-        "Compact MSF-Net on road_survey, the labels of a share of its training frames with and without the others as unlabelled "
-        "frames: 600 steps of 4 labelled crops of 192 for both, two seeds, 2-pixel best F1 on the test list (rows `few-*`). "
-        "The contrast looks at 4 unlabelled frames a step more, and so takes three times as long a step."
+        "Compact MSF-Net on road_survey, trained on the labels of a share of its training frames, with and without the others as "
+        "unlabelled frames: 600 steps of 4 labelled crops of 192 for both, two seeds, 2-pixel best F1 on the test list (rows "
+        "`few-*`). The contrast adds 4 unlabelled frames per step, so a step takes three times as long."
     )
     return f"{told}\n\n{table(['labels', 'supervised only', 'with contrast', 'difference', 'better in both seeds'], lines)}"
 
@@ -219,10 +217,11 @@ def _width(found: Found) -> str:
         scores = (found.cell(name, "cfd", metric, "int8") for metric in (OWN, BEST))
         lines.append([f"`{net}`", f"{width:g}", *scores, found.cell(name, "cfd", BEST), *cells])
     told = (
-        "Trained on road_survey, uav and rendered roads, 800 steps at every width, tested on cfd, a camera left out (rows "
-        "`left-out-cfd-*` and `width-*`), at its 480x320. Milliseconds are of one frame at a time in INT8 on OpenVINO, the "
-        f"median; measured on {timed['machine'] or 'nothing yet'}. The roof is on paper: {timed['roof'] or 'not computed yet'}; "
-        "no engine reaches it, and none was run on such a board. `python benchmarks/frontier.py` measures and draws."
+        "Trained on road_survey, uav and rendered roads for 800 steps at every width, tested on cfd, a camera left out (rows "
+        "`left-out-cfd-*` and `width-*`), at its 480x320. Milliseconds are the median at one frame at a time, in INT8 on "
+        f"OpenVINO, measured on {timed['machine'] or 'nothing yet'}. The roof is on paper: "
+        f"{timed['roof'] or 'not computed yet'}; no engine reaches it, and none was run on such a board. `python "
+        "benchmarks/frontier.py` measures and plots."
     )
     head = ["net", "width", "2-pixel F1 in INT8, own threshold", "2-pixel best F1 in INT8", "in fp32"]
     return f"{told}\n\n{table([*head, 'ms, CPU', 'GMACs', 'ms, roof of an Orin Nano'], lines)}"
@@ -236,8 +235,8 @@ def _runs(found: Found) -> str:
     ended = sum(found.outcomes.get(row.key, {}).get("finished", False) for row in found.rows)
     told = (
         f"{ended} of {len(found.rows)} rows are finished; the plan estimates {hours:.1f} hours of one core for all. `python "
-        "benchmarks/experiments.py --plan` prints it, `--rows 'left-out-*'` runs a part. Minutes are of training on a machine "
-        "that may have done other work. DATA is the folder of the sets, OUT that of the runs."
+        "benchmarks/experiments.py --plan` prints it, `--rows 'left-out-*'` runs part of it. Minutes are training time on a "
+        "machine that may have done other work. DATA is the folder of the sets, OUT that of the runs."
     )
     lines = [[f"`{row.name}`", str(row.seed), *_history(found, row)] for row in found.rows]
     trained = "\n".join(str(row.told[0]) for row in found.rows)
@@ -245,7 +244,7 @@ def _runs(found: Found) -> str:
     head = ["row", "seed", "steps", "data", "minutes", "machine", "code"]
     return (
         f"{told}\n\n{table(head, lines)}\n\n<details><summary>The commands</summary>\n\n```sh\n{trained}\n```\n\n"
-        f"and for each test list, here of the first row:\n\n```sh\n{scored}\n```\n\n</details>"
+        f"and for each test list, here for the first row:\n\n```sh\n{scored}\n```\n\n</details>"
     )
 
 
