@@ -233,6 +233,8 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     unknown = set(options.flavours.split(",")) - set(FLAVOURS)
     if unknown or options.every < 1:
         parser.error(f"flavours are {', '.join(FLAVOURS)}, and --every is at least 1")
+    if options.cards and options.every > 1:
+        parser.error("cards hold the scores of whole lists: --cards goes without --every")
     if not data_folder().is_dir():
         raise SystemExit(f"no labelled data in {data_folder()}; set EDGECRACK_DATA to a folder with {', '.join(SETS)}")
     return options

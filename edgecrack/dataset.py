@@ -1,4 +1,4 @@
-"""Labelled frames on disk: a data set in one of many layouts, or a rendered clip with its masks."""
+"""Labelled frames on disk: a data set in one of several layouts, or a rendered clip with its masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelledFrame:
 
 
 class LabelledFrames(Protocol):
-    """What can be scored: named frames, with masks or without."""
+    """Named frames that a model can be scored on, with or without masks."""
 
     @property
     def name(self) -> str: ...
@@ -40,7 +40,7 @@ class LabelledFrames(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and their masks; a frame is read when it is asked for. `layout` says how the folder was read."""
+    """Images and their masks; each frame is read on access. `layout` names the folder layout that was recognised."""
 
     name: str
     images: tuple[Path, ...]
@@ -55,7 +55,7 @@ class Dataset:
         return len(self.images)
 
     def __getitem__(self, index: int) -> LabelledFrame:
-        """Frame `index`. Raises SourceError or FrameError naming the file when it cannot be read or sizes differ."""
+        """Read frame `index`. Raises SourceError or FrameError, naming the file, if unreadable or sizes differ."""
         path = self.images[index]
         image = read_image(path)
         if self.masks is None:
@@ -72,13 +72,13 @@ class Dataset:
         return (self[index] for index in range(len(self)))
 
     def every(self, step: int) -> Dataset:
-        """Each `step`-th frame, from the first."""
-        return Dataset(self.name, self.images[::step], self.masks[::step] if self.masks else None, self.layout)
+        """Every `step`-th frame, starting with the first."""
+        return Dataset(self.name, self.images[::step], None if self.masks is None else self.masks[::step], self.layout)
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """A video and the mask of each of its frames, `masks_beside(video)`/000000.png and on."""
+    """A video and the masks of its frames, `masks_beside(video)`/000000.png and so on."""
 
     video: Path
     step: int = 1
@@ -96,6 +96,10 @@ class LabelledClip:
         capture = cv2.VideoCapture(str(self.video))
         try:
             for index, mask in enumerate(list_images(masks_beside(self.video))):
+                if mask.stem != f"{index:06}":
+                    raise SourceError(
+                        f"{mask.parent} has no mask {index:06}.png; wanted one for each frame of {self.video}"
+                    )
                 read, image = capture.read()
                 if not read:
                     raise SourceError(f"{self.video} ends after {index} frames and has more masks than that")
@@ -105,7 +109,7 @@ class LabelledClip:
             capture.release()
 
     def every(self, step: int) -> LabelledClip:
-        """Each `step`-th frame, from the first."""
+        """Every `step`-th frame, starting with the first."""
         return LabelledClip(self.video, self.step * step)
 
 
@@ -115,7 +119,7 @@ def masks_beside(video: str | os.PathLike[str]) -> Path:
 
 
 def open_labelled(path: str | os.PathLike[str], split: str | None = None) -> LabelledFrames:
-    """A data set folder, or a clip with its masks beside it. Raises SourceError as `open_dataset` does."""
+    """Open a data set, or a clip with its masks beside it. Raises SourceError as `open_dataset` does."""
     if Path(path).is_file() and Path(path).suffix.lower() != ".csv":
         if not masks_beside(path).is_dir():
             raise SourceError(f"{path} has no masks beside it, in the folder {masks_beside(path)}")
@@ -124,11 +128,10 @@ def open_labelled(path: str | os.PathLike[str], split: str | None = None) -> Lab
 
 
 def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip_unpaired: bool = False) -> Dataset:
-    """The data set at `path`, a folder laid out in one of the ways that `edgecrack.layouts` knows, or a CSV of pairs.
+    """Open the data set at `path`, a folder in one of the layouts that `edgecrack.layouts` knows, or a CSV of pairs.
 
-    Without a `split` every image is taken, as it is when the data set has no splits at all. A folder of images alone has no
-    labels.
-    Raises SourceError, naming what is missing: also for an image without a mask, unless `skip_unpaired`.
+    All images are used without a `split`, or when the data set has no splits. A folder with images only has no labels.
+    Raises SourceError, naming what is missing, also for an image without a mask unless `skip_unpaired`.
     """
     path = Path(path).resolve()  # "." has no name
     pairs = find_pairs(path, split)
@@ -140,9 +143,9 @@ def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip
 
 
 def open_images(path: str | os.PathLike[str], split: str | None = None, *, without: Collection[str] = ()) -> Dataset:
-    """The images of the data set at `path`, those without a mask too, and no masks; none whose stem is in `without`.
+    """Open the data set at `path` without its masks: all images, unpaired ones too, except stems in `without`.
 
-    Raises SourceError as `open_dataset` does, but for masks that are not there.
+    Raises SourceError as `open_dataset` does, except for missing masks.
     """
     path = Path(path).resolve()
     pairs = find_pairs(path, split)
@@ -152,12 +155,12 @@ def open_images(path: str | os.PathLike[str], split: str | None = None, *, witho
 
 
 def read_labels(path: Path) -> NDArray[np.bool_]:
-    """The mask at `path`, an image or a .mat of CrackForest: bool (H, W), True where a crack is. Raises SourceError."""
+    """Read the mask at `path`, an image or a CrackForest .mat: bool (H, W), True on crack. Raises SourceError."""
     return _read_mat(path) if path.suffix.lower() == ".mat" else read_mask(path)
 
 
 def _read_mat(path: Path) -> NDArray[np.bool_]:
-    """Labels 2 and 4 of CrackForest are crack; 3 is background that cracks enclose."""
+    """Read a CrackForest .mat: labels 2 and 4 are crack, 3 is background enclosed by cracks."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -166,6 +169,6 @@ def _read_mat(path: Path) -> NDArray[np.bool_]:
         labels = loadmat(path)["groundTruth"]["Segmentation"][0, 0]
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # SciPy answers a damaged file with whatever its parser runs into
+    except Exception as error:  # SciPy raises whatever its parser runs into in a damaged file
         raise SourceError(f"{path} is no .mat with groundTruth.Segmentation, as CrackForest has ({error})") from error
     return np.isin(np.asarray(labels), (2, 4))

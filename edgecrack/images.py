@@ -1,4 +1,4 @@
-"""Reading and finding images: one reader for training, calibration, evaluation and the runtime."""
+"""Reading, writing and listing images: one reader for training, calibration, evaluation and the runtime."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """The image at `path` as uint8 (H, W, 3) BGR.
+    """Read the image at `path` as uint8 (H, W, 3) BGR.
 
-    A grey image gets three equal channels, alpha is dropped, the camera's rotation tag is applied.
-    Raises SourceError when the file is missing, truncated or no image, FrameError when it has more than 8 bits a channel.
+    Greyscale is replicated to three channels, alpha is dropped, the EXIF orientation is applied.
+    Raises SourceError when the file is missing, truncated or not an image, FrameError if it has over 8 bits per
+    channel.
     """
     image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype != np.uint8:
@@ -28,9 +29,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
-    """The mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError.
+    """Read the mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError.
 
-    Where no value is above 1 it holds classes 0 and 1, and the 1 is True; but for a JPEG, where it would be noise.
+    If its maximum is 1 it holds class indices, and 1 is True; except in a JPEG, where a 1 would be noise.
     """
     level = read_grey(path)
     classes = level.max(initial=0) == 1 and Path(path).suffix.lower() not in (".jpg", ".jpeg")
@@ -38,12 +39,17 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
 
 
 def read_grey(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """The grey values of the image at `path`, uint8 (H, W). Raises SourceError."""
-    return np.asarray(_decode(path, cv2.IMREAD_GRAYSCALE), np.uint8)
+    """Read the image at `path` as greyscale, uint8 (H, W). Raises SourceError."""
+    level = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if level.dtype == np.uint16:  # which tools write for masks of 0 and 255 or of classes too
+        level = level if level.max(initial=0) <= 255 else level >> 8
+    elif level.dtype != np.uint8:
+        raise FrameError(f"{path} has {level.dtype} pixels, wanted 8 or 16 bits; scale it to 0..255 first")
+    return level.astype(np.uint8, copy=False)
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
-    """Write uint8 (H, W) or (H, W, 3) BGR in the format of the suffix, whole or not at all; SourceError otherwise."""
+    """Write uint8 (H, W) or (H, W, 3) BGR atomically, in the format of the suffix. Raises SourceError."""
     try:
         done, data = cv2.imencode(Path(path).suffix or ".png", image)
     except cv2.error as error:
@@ -54,7 +60,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images directly in `folder`, by name. Raises SourceError when there is no folder or no image in it."""
+    """List the images directly in `folder`, by name. Raises SourceError if there is no folder or no image in it."""
     folder = Path(folder)
     try:
         there = sorted(folder.iterdir()) if folder.is_dir() else None
@@ -69,7 +75,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _is_visible(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")  # ._x.jpg is what a Mac leaves on a card
+    return path.is_file() and not path.name.startswith(".")  # macOS leaves ._x.jpg files on memory cards
 
 
 def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
@@ -87,10 +93,10 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
 
 
 def _is_cut(data: NDArray[np.uint8]) -> bool:
-    """Whether a JPEG ends too early: OpenCV 4 would fill what is missing with grey.
+    """Whether a JPEG is truncated: OpenCV 4 would fill the missing part with grey.
 
-    Its end marker is looked for from the first scan on: a thumbnail, which has a marker of its own, comes before that, and
-    what a phone puts after the picture, such as a film, may hold any bytes.
+    The end-of-image marker is searched for from the first scan on: a thumbnail, which has its own, comes before that,
+    and data that a phone appends after the picture, such as a video, may contain any bytes.
     """
     content = data.tobytes()
     if content[:2] != b"\xff\xd8":

@@ -1,4 +1,4 @@
-"""How people lay out labelled frames on disk: which mask belongs to which image, and to which split."""
+"""Data set layouts: which mask belongs to which image, and which split they belong to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ from edgecrack.errors import SourceError
 from edgecrack.images import IMAGE_SUFFIXES, list_images
 
 SPLITS = ("train", "val", "test")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".mat", ".jpg", ".jpeg")  # the first that is there is taken
-# what the data set is called, its folders of images and of masks
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".mat", ".jpg", ".jpeg")  # in order of preference
+# name of the layout, its folders of images and of masks
 _BY_SPLIT = (
     ("DeepCrack", {split: (f"{split}_img", f"{split}_lab") for split in SPLITS}),
     ("CRACK500 without its lists", {split: (f"{split}crop", f"{split}crop") for split in SPLITS}),
@@ -30,14 +31,14 @@ _FOLDERS = (
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images and their masks, as found on disk; nothing has been read.
+    """Images and their masks, as found on disk; no image has been read yet.
 
     Attributes:
-        layout: how the folder was read, in words.
+        layout: description of the recognised layout.
         images: in the order of a list, or by name.
-        masks: one for each image; None where the data set has no masks at all.
-        unpaired: images that have no mask and lists that name what is not there, each with what is wrong.
-        unused: masks without an image; where a list was asked for, without one in that list.
+        masks: one per image; None if the data set has no masks at all.
+        unpaired: images without a mask and lists that name missing files, each with a description of the problem.
+        unused: masks without an image or, if a list was used, without one in that list.
     """
 
     layout: str
@@ -53,23 +54,38 @@ class Pairs:
 
 
 def find_pairs(path: Path, split: str | None = None) -> Pairs:
-    """The frames of `split` in `path`, or all of them; how they are laid out is seen from the folder.
+    """Find the frames of `split` in `path`, or all of them; the layout is recognised from the folder.
 
-    Known are a CSV of `image,mask[,split]` (a file, or pairs.csv in the folder), DeepCrack, CRACK500 with its lists or
-    without, `SPLIT/images` with `SPLIT/masks`, CrackForest, CrackTree, `images/` with `masks/`, and images alone. The last
-    four may have lists of stems `SPLIT.txt`; a folder without any is all of every split.
+    Known layouts are a CSV of `image,mask[,split]` (a file, or pairs.csv in the folder), DeepCrack, CRACK500 with or
+    without its lists, `SPLIT/images` with `SPLIT/masks`, CrackForest, CrackTree, `images/` with `masks/`, and images
+    only. The last four may have lists of stems `SPLIT.txt`; without lists, every split is the whole folder.
     Raises SourceError, naming what is missing or wrong.
     """
-    return _recognised(path)[1](split)
+    with _readable(path):
+        return _recognised(path)[1](split)
 
 
 def splits_of(path: Path) -> tuple[str, ...]:
-    """The splits that the data set at `path` is divided into; none where all of it is every split. Raises SourceError."""
-    return _recognised(path)[0]
+    """The splits of the data set at `path`; empty if it is not divided into splits. Raises SourceError."""
+    with _readable(path):
+        return _recognised(path)[0]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise SourceError for what the file system or a CSV refuses: a folder without permission, a name that is too long."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise SourceError(f"{path} is no CSV of pairs: {error}") from error
 
 
 def _recognised(path: Path) -> tuple[tuple[str, ...], Callable[[str | None], Pairs]]:
-    """The splits of a data set and what reads one of them."""
+    """The splits of a data set and the function that finds the pairs of one of them."""
     table = path / "pairs.csv" if path.is_dir() else path
     if table.is_file() and table.suffix.lower() == ".csv":
         rows = list(_rows(table))
@@ -100,7 +116,7 @@ def _in_one_folder(path: Path, lists: tuple[str, ...], split: str | None) -> Pai
 def _listed(
     path: Path, folder: Path, lists: tuple[str, ...], split: str | None
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The images of a split, in the order of its list, and what is wrong with the others."""
+    """The images of a split, in the order of its list, and the listed images that are missing."""
     images = list_images(folder)
     by_stem = {image.stem: image for image in images}
     if len(by_stem) < len(images):
@@ -111,7 +127,9 @@ def _listed(
     if split not in lists:
         raise SourceError(f"{path} has no {split}.txt; its lists are {[f'{name}.txt' for name in lists]}")
     listing = path / f"{split}.txt"
-    stems = list(dict.fromkeys(_text(listing).split()))  # one that is listed twice could be trained on and held back
+    lines = [line.strip() for line in _text(listing).splitlines()]
+    named = [stem for line in lines for stem in ([line] if line in by_stem else line.split())]  # "crack 12" is one stem
+    stems = list(dict.fromkeys(named))  # a stem listed twice could end up both in training and held out
     if not stems:
         raise SourceError(f"{listing} lists no frame")
     missing = [(listing, f"lists {stem!r} and {path} has no such image") for stem in stems if stem not in by_stem]
@@ -119,7 +137,7 @@ def _listed(
 
 
 def _paired(layout: str, images: list[Path], wrong: list[tuple[Path, str]], folder: Path) -> Pairs:
-    """Each image with the mask of its stem in `folder`; `wrong` is what is known to be wrong already."""
+    """Pair each image with the mask of the same stem in `folder`; `wrong` holds problems that are already known."""
     masks: dict[str, list[Path]] = {}
     own = set(images)
     for path in sorted(folder.iterdir()):
@@ -145,19 +163,24 @@ def _pairs(
 
 
 def _by_split(path: Path, layout: str, there: dict[str, tuple[Path, Path]], split: str | None) -> Pairs:
-    """Data sets with folders of their own for each split."""
+    """Find pairs in data sets with separate folders for each split."""
     if split is not None and split not in there:
         raise SourceError(f"{path} has no split {split!r}; as {layout} it has {', '.join(there)}")
     parts = []
     for images, masks in [there[split]] if split else there.values():
         if not masks.is_dir():
             raise SourceError(f"no folder {masks} of the masks of {images}")
-        parts.append(_paired(layout, _beside(images, masks), [], masks))
+        beside = _beside(images, masks)
+        if not beside:
+            raise SourceError(
+                f"{images} has no image but PNG, which are the masks there; wanted JPEG images beside them"
+            )
+        parts.append(_paired(layout, beside, [], masks))
     return _joined(parts)
 
 
 def _beside(images: Path, masks: Path) -> list[Path]:
-    """The images of a folder; where the masks lie in the same one, they are PNG and the images are not."""
+    """The images of a folder; if it also holds the masks, those are the PNG files and the images are not."""
     return [path for path in list_images(images) if images != masks or path.suffix.lower() != ".png"]
 
 
@@ -166,8 +189,8 @@ def _joined(parts: list[Pairs]) -> Pairs:
 
 
 def _lists_pairs(listing: Path) -> bool:
-    """Whether a list names images with their masks, as those of CRACK500 do."""
-    first = _text(listing).split("\n", 1)[0].split()
+    """Whether a list pairs images with masks, as those of CRACK500 do."""
+    first = _text(listing).strip().split("\n", 1)[0].split()
     return len(first) == 2 and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in first)
 
 
@@ -189,7 +212,7 @@ def _from_list(path: Path, listing: Path) -> Pairs:
 
 
 def _inside(path: Path, name: str) -> Path:
-    """The file of a list; some copies of CRACK500 unpack into traincrop/traincrop."""
+    """Locate a listed file; some copies of CRACK500 unpack into traincrop/traincrop."""
     direct, first = path / name, Path(name).parts[0]
     nested = path / first / name
     return nested if not direct.is_file() and nested.is_file() else direct
@@ -216,23 +239,27 @@ def _from_csv(table: Path, rows: list[dict[str, str]], splits: tuple[str, ...], 
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
-    """Each row with its image, mask and split, "" where it has none."""
+    """Yield the image, mask and split of each row; the split is "" if there is none."""
     reader = csv.DictReader(io.StringIO(_text(table)))
     header = [name.strip().lower() for name in reader.fieldnames or ()]
     if not {"image", "mask"} <= set(header):
         raise SourceError(f"{table}: wanted a header with image and mask (and split), got {header}")
     reader.fieldnames = header
+    with_split = None
     for row in reader:
         found = {name: (row.get(name) or "").strip() for name in ("image", "mask", "split")}
         if not (found["image"] and found["mask"]):
             raise SourceError(f"{table}, line {reader.line_num}: wanted an image and its mask, got {found}")
+        with_split = bool(found["split"]) if with_split is None else with_split
+        if bool(found["split"]) != with_split:
+            raise SourceError(f"{table}, line {reader.line_num}: wanted a split in every row or in none, got {found}")
         yield found
     if reader.line_num < 2:
         raise SourceError(f"{table} lists no frame")
 
 
 def _text(path: Path) -> str:
-    """A list or a table as it is; a byte order mark, as editors and spreadsheets write it, is left out. Raises SourceError."""
+    """Read a list or a table, without the byte order mark that some editors and spreadsheets write. Raises SourceError."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -52,7 +52,7 @@ def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], t
     axes.grid(color="0.92")
     for (name, counts), style in zip(curves.items(), cycle(STYLES), strict=False):
         scores, level = f_score(counts), threshold_level(shipped[name])
-        (line,) = axes.plot(np.arange(1, 256) / 255, scores[1:], style, label=name)
+        (line,) = axes.plot(np.arange(1, 256) / 255, scores[1:], style, label=_label(name))
         axes.plot(level / 255, scores[level], "o", color=line.get_color(), fillstyle="none")
     axes.legend(loc="lower left", fontsize="small", title="ring: the model's threshold", title_fontsize="x-small")
     return _png(figure)
@@ -70,6 +70,11 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
+
+
+def _label(name: str) -> str:
+    """A model's name for a legend: matplotlib leaves out what begins with _ and takes what stands between $ for formulas."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _precision_recall(axes: Axes, curves: Mapping[str, Counts], title: str) -> None:
@@ -93,5 +98,5 @@ def _draw_curve(axes: Axes, name: str, counts: Counts, style: str) -> None:
     f1, threshold = best_f1(counts)
     level = threshold_level(threshold)
     p, r = precision(counts), recall(counts)
-    (line,) = axes.plot(r[fires], p[fires], style, label=f"{name}: F1 {f1:.3f} at {threshold:.2f}")
+    (line,) = axes.plot(r[fires], p[fires], style, label=f"{_label(name)}: F1 {f1:.3f} at {threshold:.2f}")
     axes.plot(r[level], p[level], "o", color=line.get_color())

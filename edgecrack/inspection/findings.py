@@ -182,14 +182,26 @@ def _alike(frames: Sequence[Frame]) -> list[Problem]:
     if list(seen) == [""]:
         all_of_it = seen[""]
         waves = [waves for _, waves in all_of_it]
-        pairs = [(all_of_it[one][0], all_of_it[other][0]) for one, other in alike(waves, waves) if one < other]
-        return [Problem("twice", pair, f"the same as {pair[1].name}") for pair in pairs]
+        pairs = _first_of_each((other, one) for one, other in alike(waves, waves) if one < other)
+        return [
+            Problem("twice", (all_of_it[one][0], all_of_it[other][0]), f"the same as {all_of_it[other][0].name}")
+            for other, one in pairs
+        ]
     found = []
     for one, other in combinations(seen, 2):
-        for first, second in alike([waves for _, waves in seen[one]], [waves for _, waves in seen[other]]):
+        pairs = alike([waves for _, waves in seen[one]], [waves for _, waves in seen[other]])
+        for first, second in _first_of_each(pairs):
             files = (seen[one][first][0], seen[other][second][0])
             found.append(Problem("in two splits", files, f"{one}, the same as {files[1].name} of {other}"))
     return found
+
+
+def _first_of_each(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """One pair for each first number: of many pictures that are all alike every pair would be a problem."""
+    least: dict[int, int] = {}
+    for one, other in pairs:
+        least[one] = min(other, least.get(one, other))
+    return sorted(least.items())
 
 
 def _summary(frames: Sequence[Frame]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgecrack.dataset import open_dataset
+from edgecrack.dataset import masks_beside, open_dataset, open_labelled
 from edgecrack.errors import FrameError, SourceError
 from edgecrack.files import atomic_path, write_atomic
 from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image, read_mask, write_image
@@ -318,6 +318,19 @@ def test_a_mask_of_another_size_and_a_frame_that_cannot_be_read_are_named(folder
 def test_no_folder_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no data set folder"):
         open_dataset(tmp_path / "none")
+
+
+def test_a_clip_wants_a_mask_for_each_frame(tmp_path: Path) -> None:
+    clip = tmp_path / "road.mp4"
+    video = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for index in range(4):
+        video.write(photo(48, 64))
+        write_image(masks_beside(clip) / f"{index:06}.png", np.zeros((48, 64), np.uint8))
+    video.release()
+    assert [frame.name for frame in open_labelled(clip)] == [f"{index:06}" for index in range(4)]
+    (masks_beside(clip) / "000001.png").unlink()
+    with pytest.raises(SourceError, match=r"road\.masks has no mask 000001\.png; wanted one for each frame"):
+        list(open_labelled(clip))
 
 
 def test_every_takes_images_with_their_masks_from_the_first(folder: Callable[..., Path]) -> None:

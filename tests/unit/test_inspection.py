@@ -242,6 +242,18 @@ def test_a_data_set_without_splits_has_its_copies_told(walls: Path) -> None:
     assert list(found.to_json()["splits"]) == ["all"]
 
 
+def test_of_many_pictures_that_are_all_alike_each_is_named_once(walls: Path) -> None:
+    for split in ("train", "test"):
+        (walls / f"{split}.txt").unlink()
+    for index in range(90, 95):
+        write_image(walls / "images" / f"{index}.png", read_image(walls / "images" / "3.png"))
+        write_image(walls / "masks" / f"{index}.png", read_grey(walls / "masks" / "3.png"))
+    found = inspect(walls).by_kind["twice"]
+    assert [[path.name for path in problem.files] for problem in found] == [
+        ["3.png", f"{index}.png"] for index in range(90, 95)
+    ]
+
+
 def test_images_alone_can_be_looked_at(walls: Path) -> None:
     found = inspect(walls / "images")
     assert (found.labelled, found.ruins, len(found.frames)) == (False, False, COUNT)

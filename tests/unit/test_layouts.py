@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
 from edgecrack.dataset import Dataset, open_dataset, read_labels
-from edgecrack.errors import SourceError
+from edgecrack.errors import FrameError, SourceError
 from edgecrack.images import read_mask, write_image
 from edgecrack.layouts import find_pairs, splits_of
 
@@ -170,6 +171,9 @@ def test_a_csv_may_be_named_itself_and_needs_no_split(tmp_path: Path) -> None:
         ("image,mask\na.jpg,\n", "line 2: wanted an image and its mask"),
         ("image,mask\na.jpg\n", "line 2: wanted an image and its mask"),
         ("image,mask\nno.jpg,no.png\n", r"lists .*no\.jpg and there is no such image"),
+        ("image,mask,split\na.jpg,a.png,train\nb.jpg,b.png,\n", "line 3: wanted a split in every row or in none"),
+        (f"image,mask\n{'a' * 300}.jpg,b.png\n", "cannot read .*: File name too long"),
+        (f'image,mask\n"{"a" * 140_000}', "no CSV of pairs: field larger than field limit"),
     ],
 )
 def test_a_csv_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -> None:
@@ -234,6 +238,44 @@ def test_masks_of_classes_0_and_1_are_read_as_what_they_say(tmp_path: Path) -> N
     assert np.array_equal(read_mask(tmp_path / "classes.png"), row_of(2))
     assert not read_mask(tmp_path / "faint.png").any()
     assert not read_mask(tmp_path / "noise.jpg").any()
+
+
+@pytest.mark.parametrize(("level", "suffix"), [(1, "png"), (255, "png"), (65535, "png"), (255, "tif")])
+def test_masks_of_16_bits_are_read_as_what_they_say(tmp_path: Path, level: int, suffix: str) -> None:
+    path = tmp_path / f"mask.{suffix}"
+    assert cv2.imwrite(str(path), row_of(2).astype(np.uint16) * np.uint16(level))
+    assert np.array_equal(read_mask(path), row_of(2))
+
+
+def test_a_mask_of_floats_is_refused_by_name(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "mask.tif"), row_of(2).astype(np.float32))
+    with pytest.raises(FrameError, match=r"mask\.tif has float32 pixels, wanted 8 or 16 bits"):
+        read_mask(tmp_path / "mask.tif")
+
+
+def test_a_stem_with_a_blank_can_be_listed(tmp_path: Path) -> None:
+    for stem in ("crack 1280", "crack 640"):
+        image(tmp_path / "images" / f"{stem}.jpg")
+        mask(tmp_path / "masks" / f"{stem}.png")
+    (tmp_path / "test.txt").write_text("\r\n crack 640 \r\ncrack 1280\n\n")
+    assert [path.stem for path in open_dataset(tmp_path, "test").images] == ["crack 640", "crack 1280"]
+
+
+def test_a_list_of_pairs_may_begin_with_a_blank_line(tmp_path: Path) -> None:
+    crack500(tmp_path)
+    listing = tmp_path / "train.txt"
+    listing.write_text("\n" + listing.read_text())
+    assert find_pairs(tmp_path, "train").layout == "CRACK500"
+
+
+def test_a_folder_of_png_alone_is_not_taken_for_masks_without_images(tmp_path: Path) -> None:
+    mask(tmp_path / "traincrop" / "1.png")
+    with pytest.raises(SourceError, match="traincrop has no image but PNG, which are the masks there"):
+        open_dataset(tmp_path, "train")
+
+
+def test_every_nth_of_no_frame_has_masks_still(tmp_path: Path) -> None:
+    assert Dataset("none", (), (), "images and masks").every(2).has_masks
 
 
 def test_every_nth_frame_keeps_the_layout(tmp_path: Path) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from numpy.typing import NDArray
 
 from edgecrack.dataset import LabelledFrame
 from edgecrack.evaluation import Evaluation, Gallery, evaluate, report_html
+from edgecrack.evaluation.curves import save_precision_recall
 from edgecrack.evaluation.protocols import LABELS
 from edgecrack.spec import ModelSpec
 
@@ -143,6 +147,16 @@ def test_a_report_has_every_score_of_every_model(report: str) -> None:
 def test_names_are_text_and_no_markup(report: str) -> None:
     assert "walls <b>" not in report
     assert "walls &lt;b&gt;" in report
+
+
+def test_names_are_no_formulas_and_all_of_them_stand_in_the_legend(tmp_path: Path) -> None:
+    names = (r"m$x^2$ $\foo$", "_private", "cost $5")
+    counts = {name: evaluation.near for name, (evaluation, _) in zip(names, seen(*names), strict=True)}
+    path = tmp_path / "curves.svg"
+    with rc_context({"svg.fonttype": "none"}):  # text as text
+        save_precision_recall(path, counts)
+    text = path.read_text()
+    assert all(escape(name, quote=False) in text for name in names)
 
 
 def test_where_nothing_fires_and_nothing_is_labelled_there_is_a_report_too() -> None:
