@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector, Detection
 
 
-# ONNX Runtime reports its use to its maker unless this is set before it is imported: nothing is to leave a device unasked.
+# ONNX Runtime sends telemetry unless this is set before it is imported: no data may leave a device unasked.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

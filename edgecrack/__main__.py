@@ -1,4 +1,4 @@
-"""`python -m edgecrack` is the command line."""
+"""Entry point of `python -m edgecrack`: the command line."""
 
 from edgecrack.cli import main
 

@@ -1,7 +1,7 @@
-"""What the board says of itself: JetPack, power mode, clocks, temperatures, power. From /proc and /sys, on any Linux.
+"""Board status: JetPack, power mode, clocks, temperatures, power. From /proc and /sys, on any Linux.
 
-The paths are those of Jetson's kernels (R36 and later); a board without one of them gives no value for it. Written from
-NVIDIA's documentation and not run on a Jetson yet.
+The paths are those of Jetson's kernels (R36 and later); where a path is missing, its value is omitted. Written from
+NVIDIA's documentation and not yet run on a Jetson.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 ROOT = Path("/")
 
-# Jetson Linux release -> the JetPack that brings it
+# Jetson Linux release -> the JetPack that includes it
 _JETPACKS = {"36.3": "6.0", "36.4": "6.1 or 6.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
 
 
 def jetpack(root: Path = ROOT) -> str:
-    """Such as "JetPack 6.1 or 6.2 (Jetson Linux R36.4.3)"; "" where it is no Jetson."""
+    """The JetPack version, such as "JetPack 6.1 or 6.2 (Jetson Linux R36.4.3)"; "" if this is not a Jetson."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
     if not found:
         return ""
@@ -28,12 +28,12 @@ def jetpack(root: Path = ROOT) -> str:
 
 
 def model(root: Path = ROOT) -> str:
-    """Such as "NVIDIA Jetson Orin Nano Developer Kit"; "" where the machine has no device tree."""
+    """The board model, such as "NVIDIA Jetson Orin Nano Developer Kit"; "" on a machine without a device tree."""
     return _read(root / "proc/device-tree/model").strip("\0 \n")
 
 
 def power_mode() -> str:
-    """What `nvpmodel -q` says, such as "15W"; "" where there is none."""
+    """The power mode that `nvpmodel -q` reports, such as "15W"; "" if nvpmodel is missing."""
     try:
         done = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=5)  # noqa: S607 the system's
     except (OSError, subprocess.TimeoutExpired):
@@ -43,7 +43,7 @@ def power_mode() -> str:
 
 
 def temperatures(root: Path = ROOT) -> dict[str, float]:
-    """Degrees Celsius by thermal zone, such as "gpu-thermal". A zone that is switched off gives none."""
+    """Temperatures in degrees Celsius by thermal zone, such as "gpu-thermal"; omits zones that are switched off."""
     zones = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         value = _number(zone / "temp")
@@ -53,7 +53,7 @@ def temperatures(root: Path = ROOT) -> dict[str, float]:
 
 
 def power(root: Path = ROOT) -> dict[str, float]:
-    """Watts by supply rail, such as "VIN_SYS_5V0", of the INA3221 monitors on a Jetson's module."""
+    """Power in watts by supply rail, such as "VIN_SYS_5V0", from the INA3221 monitors on a Jetson module."""
     rails = {}
     for label in sorted((root / "sys/bus/i2c/drivers/ina3221").glob("*/hwmon/hwmon*/in*_label")):
         channel = label.name.removeprefix("in").removesuffix("_label")
@@ -64,7 +64,7 @@ def power(root: Path = ROOT) -> dict[str, float]:
 
 
 def clocks(root: Path = ROOT) -> dict[str, tuple[float, float]]:
-    """Present and highest clock in MHz, of the first CPU core ("cpu0") and of the GPU ("gpu")."""
+    """Current and maximum clock in MHz of the first CPU core ("cpu0") and of the GPU ("gpu")."""
     places = [("cpu0", root / "sys/devices/system/cpu/cpu0/cpufreq", "scaling_cur_freq", "cpuinfo_max_freq", 1e3)]
     places += [("gpu", gpu, "cur_freq", "max_freq", 1e6) for gpu in (root / "sys/class/devfreq").glob("*gpu*")]
     found = {}
@@ -76,7 +76,7 @@ def clocks(root: Path = ROOT) -> dict[str, tuple[float, float]]:
 
 
 def _read(path: Path) -> str:
-    with suppress(OSError):  # a zone or rail may refuse to be read while it is switched off
+    with suppress(OSError):  # a zone or rail may be unreadable while it is switched off
         return path.read_text(errors="replace")
     return ""
 

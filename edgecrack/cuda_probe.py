@@ -1,4 +1,4 @@
-"""What CUDA's driver says of a GPU, asked without any CUDA library: TensorRT may crash where there is no driver."""
+"""Queries the CUDA driver about a GPU without any CUDA library: TensorRT may crash if there is no driver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgecrack.errors import EngineError
 
 LIBRARY = "libcuda.so.1"
-OLDEST = (12, 0)  # of CUDA: what the oldest TensorRT that edgecrack takes is built against
+OLDEST = (12, 0)  # the CUDA version that the oldest supported TensorRT is built against
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
 _MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
@@ -19,15 +19,15 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that can be used.
+    """A usable GPU.
 
     Attributes:
-        index: among the GPUs that CUDA shows to this process, from 0.
+        index: among the GPUs visible to this process, from 0.
         name: such as "Orin".
         compute_capability: such as "8.7".
-        cuda: the newest version of CUDA that the driver speaks, such as "13.0".
-        integrated: whether it shares its memory with the CPU, as in a Jetson.
-        multiprocessors: how many it has, which tells apart GPUs of one name.
+        cuda: the newest CUDA version that the driver supports, such as "13.0".
+        integrated: whether it shares memory with the CPU, as in a Jetson.
+        multiprocessors: their number, which distinguishes GPUs of the same name.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Gpu:
 
 
 def probe(device: int = 0) -> Gpu:
-    """The GPU with index `device`. Raises EngineError when there is no driver, one too old or no such GPU."""
+    """Query the GPU with index `device`. Raises EngineError if there is no driver, one too old, or no such GPU."""
     driver = _driver()
     cuda = _version(driver)
     if cuda < OLDEST:
@@ -69,7 +69,7 @@ def probe(device: int = 0) -> Gpu:
 
 @contextmanager
 def current(gpu: Gpu) -> Iterator[None]:
-    """Make `gpu` the one that libraries built on CUDA's runtime use in this thread. Raises EngineError."""
+    """Make `gpu` the current device of this thread for libraries built on the CUDA runtime. Raises EngineError."""
     driver = _driver()
     handle = _number(driver, "cuDeviceGet", gpu.index)
     context = ctypes.c_void_p()
@@ -99,7 +99,7 @@ def _version(driver: ctypes.CDLL) -> tuple[int, int]:
 
 
 def _number(driver: ctypes.CDLL, function: str, *arguments: object) -> int:
-    """The int that `function` writes to its first argument."""
+    """Call `function` and return the int that it writes to its first argument."""
     value = ctypes.c_int()
     _call(driver, function, ctypes.byref(value), *arguments)
     return value.value

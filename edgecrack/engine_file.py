@@ -1,4 +1,4 @@
-"""The record beside an engine, NAME.engine.json: what the plan is and where it runs, readable before TensorRT is touched."""
+"""The record beside an engine, NAME.engine.json: what the plan is and where it runs, readable without TensorRT."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from edgecrack.spec import ModelSpec
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What `edgecrack build` knows of an engine.
+    """What `edgecrack build` records about an engine.
 
     Attributes:
-        spec: of the model.
-        flavour: of TensorRT: "tensorrt" or "tensorrt_rtx".
-        version: of TensorRT.
-        cuda: the version that the driver spoke where it was built, such as "13.0"; "" without a driver.
-        gpu: the GPU's name where it was built; "" for an engine built for named capabilities.
-        multiprocessors: of that GPU; 0 where there is none, or an older edgecrack built it.
-        compute_capabilities: on which it runs, such as "8.7".
-        plan_sha256: of the engine file.
-        onnx: where the ONNX file it was built from is, seen from the engine's folder.
-        onnx_sha256: of that file.
-        precisions: convolutions by the type they compute in.
-        build_seconds: how long it took.
+        spec: specification of the model.
+        flavour: TensorRT flavour: "tensorrt" or "tensorrt_rtx".
+        version: TensorRT version.
+        cuda: CUDA version of the driver on the build machine, such as "13.0"; "" without a driver.
+        gpu: name of the GPU it was built on; "" for an engine built for named compute capabilities.
+        multiprocessors: of that GPU; 0 if there is none, or if an older edgecrack built the engine.
+        compute_capabilities: those that it runs on, such as "8.7".
+        plan_sha256: SHA-256 of the engine file.
+        onnx: path of the ONNX file it was built from, relative to the engine's folder.
+        onnx_sha256: SHA-256 of that file.
+        precisions: number of convolutions by the type they compute in.
+        build_seconds: duration of the build.
     """
 
     spec: ModelSpec
@@ -50,13 +50,13 @@ class EngineRecord:
     multiprocessors: int = 0
 
     def to_json(self) -> str:
-        """JSON to be read by people too."""
+        """Serialise to human-readable JSON."""
         values = dataclasses.asdict(self) | {"spec": json.loads(self.spec.to_json())}
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> EngineRecord:
-        """What `to_json` wrote. Raises SpecError for anything else."""
+        """Parse what `to_json` wrote. Raises SpecError for anything else."""
         try:
             values = json.loads(text)
             wrong = [name for name, value in values.items() if name != "spec" and not _is_of_its_type(name, value)]
@@ -71,7 +71,7 @@ class EngineRecord:
             raise SpecError(f"not an engine record of this version of edgecrack: {error}") from error
 
     def rebuild_command(self, engine: Path, compute_capability: str = "", device: int = 0) -> str:
-        """The command line that builds the engine anew from its ONNX, for a GPU of `compute_capability` too, or on `device`."""
+        """The command that rebuilds the engine from its ONNX, also for `compute_capability`, or on `device`."""
         command = ["edgecrack", "build", os.path.normpath(engine.parent / self.onnx), "-o", str(engine)]
         if self.flavour == "tensorrt_rtx":
             command += ["--for", self.names_for(compute_capability)]
@@ -80,18 +80,18 @@ class EngineRecord:
         return shlex.join(command)
 
     def names_for(self, compute_capability: str) -> str:
-        """The GPUs it was built for and one more, as `--for` takes them, such as "sm86,sm89"."""
+        """The GPUs it was built for plus `compute_capability`, in the form that `--for` takes, such as "sm86,sm89"."""
         wanted = dict.fromkeys((*self.compute_capabilities, *filter(None, [compute_capability])))
         return ",".join(f"sm{name.replace('.', '')}" for name in wanted)
 
 
 def record_path(engine: str | os.PathLike[str]) -> Path:
-    """Where the record of an engine file is: beside it, .json appended."""
+    """The path of an engine file's record: beside it, with .json appended."""
     return Path(f"{os.fspath(engine)}.json")
 
 
 def _is_of_its_type(name: str, value: Any) -> bool:
-    """Whether the field `name` of a record can have this value of JSON; people edit them."""
+    """Whether a JSON `value` is valid for the record field `name`; users may edit records."""
     if name == "compute_capabilities":
         return isinstance(value, list) and all(isinstance(e, str) and re.fullmatch(r"\d+\.\d+", e) for e in value)
     if name == "precisions":
@@ -106,8 +106,8 @@ def _is_of_its_type(name: str, value: Any) -> bool:
 
 
 def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
-    """The record of an engine file. Raises EngineMismatch, with the command that builds it anew from the ONNX of its name
-    where there is one, when there is none, or none that can be read."""
+    """Read the record of an engine file. Raises EngineMismatch if it is missing or unreadable, with the command that
+    rebuilds the engine, from the ONNX of the same name if there is one."""
     path = record_path(engine)
     try:
         return EngineRecord.from_json(path.read_text())
@@ -123,7 +123,7 @@ def read_record(engine: str | os.PathLike[str]) -> EngineRecord:
 
 
 def read_plan(engine: str | os.PathLike[str], record: EngineRecord, device: int = 0) -> bytes:
-    """The engine file's content. Raises EngineError when it cannot be read, EngineMismatch when it is not what was built."""
+    """Read an engine file. Raises EngineError if unreadable, EngineMismatch if its SHA-256 is not the recorded one."""
     try:
         plan = Path(engine).read_bytes()
     except OSError as error:
@@ -141,6 +141,6 @@ def read_plan(engine: str | os.PathLike[str], record: EngineRecord, device: int 
 def mismatch(
     engine: str | os.PathLike[str], record: EngineRecord, reason: str, compute_capability: str = "", device: int = 0
 ) -> EngineMismatch:
-    """The error that says why an engine cannot run here, and the command that makes one that can, on such a GPU."""
+    """Make the error that says why an engine cannot run here, with the command that builds one that can."""
     command = record.rebuild_command(Path(engine), compute_capability, device)
     return EngineMismatch(f"cannot run {engine}: {reason}; build it again: {command}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed into it."""
+"""Atomic file writes: to a temporary file in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from edgecrack.errors import EdgecrackError, SourceError
 
-# What the names of temporary files begin with, so that what a kill left can be told from others' files.
+# Prefix of temporary files, so that those left by a kill can be recognised.
 TEMPORARY = ".edgecrack-"
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, renamed to it when the block ends well and removed otherwise.
+    """Yield a temporary path in the folder of `path`, renamed to `path` if the block succeeds and removed otherwise.
 
-    The name keeps the suffix of `path`, since many libraries choose the format by it. A folder that is missing is made.
+    It keeps the suffix of `path`, since many libraries choose the format by it. A missing folder is created.
     Raises SourceError when the folder cannot be written or the disk is full.
     """
     path = Path(path)
@@ -35,18 +35,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
-        temporary.chmod(mode)  # safetensors makes it anew as 0600, too private for a result
+        temporary.chmod(mode)  # safetensors recreates it with mode 0600, too restrictive for a result
         temporary.replace(path)
     except EdgecrackError:
         raise
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):  # of a disk that is gone: that is said already
+        with suppress(OSError):  # the disk is gone, which is reported already
             temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Write `data` to `path`, whole or not at all; SourceError when it cannot be."""
+    """Write `data` to `path` atomically. Raises SourceError when it cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)

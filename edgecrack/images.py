@@ -29,7 +29,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
-    """Read the mask at `path` as bool (H, W): True where the grey value is above 127. Raises SourceError.
+    """Read the mask at `path` as bool (H, W): True where the grey value is above 127. Raises what `read_grey` does.
 
     If its maximum is 1 it holds class indices, and 1 is True; except in a JPEG, where a 1 would be noise.
     """
@@ -39,9 +39,9 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
 
 
 def read_grey(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Read the image at `path` as greyscale, uint8 (H, W). Raises SourceError."""
+    """Read an 8- or 16-bit image as greyscale, uint8 (H, W). Raises SourceError, FrameError for other pixel types."""
     level = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    if level.dtype == np.uint16:  # which tools write for masks of 0 and 255 or of classes too
+    if level.dtype == np.uint16:  # some tools write masks of 0 and 255, or of classes, in 16 bits
         level = level if level.max(initial=0) <= 255 else level >> 8
     elif level.dtype != np.uint8:
         raise FrameError(f"{path} has {level.dtype} pixels, wanted 8 or 16 bits; scale it to 0..255 first")

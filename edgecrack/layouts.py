@@ -73,7 +73,7 @@ def splits_of(path: Path) -> tuple[str, ...]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raise SourceError for what the file system or a CSV refuses: a folder without permission, a name that is too long."""
+    """Convert file system and CSV errors to SourceError: a folder without permission, a name that is too long."""
     try:
         yield
     except SourceError:
@@ -259,7 +259,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
 
 
 def _text(path: Path) -> str:
-    """Read a list or a table, without the byte order mark that some editors and spreadsheets write. Raises SourceError."""
+    """Read a list or table, without the byte order mark that editors and spreadsheets may write. Raises SourceError."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The system's memory, which on a Jetson is the GPU's too."""
+"""System memory, which on a Jetson is shared with the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that a new program can have; 0 where the system does not say."""
+    """Memory available to a new program, in bytes; 0 if the system does not report it."""
     text = ""
     with suppress(OSError):
         text = (root / "proc/meminfo").read_text()

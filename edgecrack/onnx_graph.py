@@ -1,4 +1,4 @@
-"""ONNX files of edgecrack: reading and writing them with their spec, and walking their graphs."""
+"""ONNX files of edgecrack: reads and writes them with their spec, and inspects their graphs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgecrack.spec import INPUT, METADATA_KEY, ModelSpec
 if TYPE_CHECKING:
     import onnxruntime
 
-NET = "net."  # the parameters of the net begin with it; those of an edge prior do not
+NET = "net."  # name prefix of the net's parameters; those of an edge prior do not have it
 
 
 def read_onnx(path: str | os.PathLike[str]) -> tuple[ModelProto, ModelSpec]:
-    """The graph in `path` and its spec. Raises SpecError when it is missing, truncated or not written by edgecrack."""
+    """Read an ONNX file and its spec. Raises SpecError if it is missing, truncated or not written by edgecrack."""
     try:
         model = onnx.load(os.fspath(path))
     except FileNotFoundError as error:
@@ -42,7 +42,7 @@ def read_onnx(path: str | os.PathLike[str]) -> tuple[ModelProto, ModelSpec]:
 
 
 def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
-    """Check `model` and write it to `path` with `spec` inside, whole or not at all. Raises ExportError, SourceError."""
+    """Check `model` and write it atomically to `path` with `spec` as metadata. Raises ExportError, SourceError."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     try:
@@ -55,8 +55,8 @@ def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str])
 
 
 def session(source: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, the numeric reference, for a file or a serialised graph; it logs errors only."""
-    import onnxruntime  # here, since engines are built where there is none
+    """Make an ONNX Runtime CPU session, the numeric reference, for a file or serialised graph; it logs errors only."""
+    import onnxruntime  # imported here: engines may be built on machines without it
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -70,20 +70,20 @@ def constants(model: ModelProto) -> dict[str, TensorProto]:
 
 
 def array(tensor: TensorProto) -> NDArray[np.generic]:
-    """The values of an initialiser."""
+    """The values of an initialiser as an array."""
     return np.asarray(numpy_helper.to_array(tensor))
 
 
 def is_layer(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
-    """Whether `node` is a convolution of features; the upsampling of one-channel maps is none. `known` are the constants."""
+    """Whether `node` is a convolution of features, not an upsampling of one-channel maps. `known` are the constants."""
     if node.op_type not in ("Conv", "ConvTranspose"):
         return False
-    weight = known.get(node.input[1])  # a quantised one is no constant
+    weight = known.get(node.input[1])  # a quantised weight is not an initialiser
     return weight is None or weight.dims[1 if node.op_type == "Conv" else 0] > 1
 
 
 def convolution_types(model: ModelProto) -> dict[str, int]:
-    """How many convolutions compute in "int8", "fp16" and "fp32"."""
+    """The number of convolutions that compute in each of "int8", "fp16" and "fp32"."""
     known = constants(model)
     dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     return dict(
@@ -95,10 +95,10 @@ def convolution_types(model: ModelProto) -> dict[str, int]:
 
 
 def prepared(model: ModelProto) -> set[str]:
-    """The tensors that come from the frames before any layer: the image, normalised, and its edge prior."""
+    """The tensors computed from the frames before any layer: the normalised image and its edge prior."""
     known = constants(model)
     found = {INPUT}
-    for node in model.graph.node:  # in topological order, as ONNX wants it
+    for node in model.graph.node:  # in topological order, as ONNX requires
         if not is_layer(node, known) and found.intersection(node.input):
             found.update(node.output)
     return found

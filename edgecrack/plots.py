@@ -1,4 +1,4 @@
-"""Figures without a window."""
+"""Matplotlib figures without a window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches. Raises MissingDependency, naming the extra, without matplotlib."""
+    """Make an empty figure, sized in inches. Raises MissingDependency, naming the extra, without matplotlib."""
     try:
         from matplotlib.figure import Figure  # its own canvas: no window, no pyplot state
     except ImportError as error:
@@ -28,7 +28,7 @@ def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
     """
     with atomic_path(path) as temporary:
         try:
-            # without the format a name without a suffix would get one, and the file be another
+            # explicit format: matplotlib would append a suffix to a name without one, and write another file
             figure.savefig(temporary, dpi=150, format=temporary.suffix[1:] or "png")
-        except ValueError as error:  # a suffix that matplotlib knows no format for
+        except ValueError as error:  # a suffix with no format known to matplotlib
             raise SourceError(f"cannot write {path}: {error}") from error

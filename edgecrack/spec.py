@@ -1,4 +1,4 @@
-"""What a frame and a model must be: the contract that every artefact carries as JSON."""
+"""Frame and model specifications: the contract that every artefact carries as JSON."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from edgecrack.errors import FrameError, SpecError
 
-INPUT, OUTPUT = "frames", "probability"  # what a graph takes and gives, by name
-METADATA_KEY = "edgecrack"  # of the JSON inside safetensors and ONNX metadata
+INPUT, OUTPUT = "frames", "probability"  # names of a graph's input and output
+METADATA_KEY = "edgecrack"  # key of the JSON in safetensors and ONNX metadata
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 TARGETS = ("tensorrt", "cpu")
-PIXELS = {"bgr": 3, "bgrx": 4}  # how a graph takes its pixels -> bytes of one; what stands at x is not read
-CAMERA_SIDES = range(32, 16385)  # in pixels; the greatest frame takes 3 GiB as the graph computes on it
+PIXELS = {"bgr": 3, "bgrx": 4}  # pixel format of the input -> bytes per pixel; x is ignored
+CAMERA_SIDES = range(32, 16385)  # in pixels; the largest frame takes 3 GiB inside the graph
 
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """The size a net takes, in pixels."""
+    """A frame size in pixels."""
 
     height: int
     width: int
@@ -36,14 +36,14 @@ class FrameSpec:
 
     @classmethod
     def parse(cls, text: str) -> FrameSpec:
-        """`512x640` (WIDTHxHEIGHT, as cameras say it) as a FrameSpec; SpecError for anything else."""
+        """Parse `512x640` (WIDTHxHEIGHT, as for cameras). Raises SpecError for anything else."""
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
         if not match:
             raise SpecError(f"a size is WIDTHxHEIGHT, for example 1024x640; got {text!r}")
         return cls(height=int(match[2]), width=int(match[1]))
 
     def check(self, image: Any) -> None:
-        """Raise FrameError unless `image` is uint8 (height, width, 3), the channels in the order B, G, R."""
+        """Raise FrameError unless `image` is uint8 (height, width, 3) in BGR order."""
         check_frame(image)
         if tuple(image.shape[:2]) != (self.height, self.width):
             raise FrameError(f"wanted a frame of {self}, got {image.shape[1]}x{image.shape[0]}")
@@ -58,8 +58,8 @@ class FrameSpec:
 def check_frame(image: Any, pixels: str = "bgr") -> None:
     """Raise FrameError unless `image` is a non-empty numpy array, uint8 (H, W, 3), BGR.
 
-    Where `pixels` is "bgrx", (H, W, 4) will do as well; its fourth channel is ignored. Grey, 16-bit, float and alpha
-    images are refused and not guessed at: the message says how to convert them.
+    With `pixels` "bgrx", (H, W, 4) is accepted too; its fourth channel is ignored. Greyscale, 16-bit, float and alpha
+    images are rejected rather than guessed at: the message says how to convert them.
     """
     kind = "uint8 (H, W, 3) BGR" if pixels == "bgr" else "uint8 (H, W, 3) BGR or (H, W, 4) BGRx"
     shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
@@ -80,8 +80,8 @@ def check_frame(image: Any, pixels: str = "bgr") -> None:
 
 
 def check_threshold(threshold: float) -> float:
-    """`threshold` as a float in (0, 1]; SpecError otherwise."""
-    value = float(threshold) if hasattr(threshold, "__float__") else 0.0  # numpy's floats too, but no text
+    """Return `threshold` as a float. Raises SpecError unless it is in (0, 1]."""
+    value = float(threshold) if hasattr(threshold, "__float__") else 0.0  # accepts numpy floats, but no strings
     if not 0 < value <= 1:
         raise SpecError(f"a threshold is a number above 0 and at most 1, got {threshold!r}")
     return value
@@ -89,11 +89,11 @@ def check_threshold(threshold: float) -> float:
 
 def threshold_level(threshold: float) -> int:
     """The smallest uint8 probability that counts as crack: ceil(255 x threshold), 1..255."""
-    return max(1, math.ceil(255 * check_threshold(threshold) - 1e-9))  # k / 255 * 255 may come out a little above k
+    return max(1, math.ceil(255 * check_threshold(threshold) - 1e-9))  # k / 255 * 255 may be slightly above k
 
 
 def _checked_scales(scales: Any) -> tuple[float, float]:
-    """A tuple, which JSON makes a list. Raises SpecError unless it is two numbers, the first not the greater."""
+    """Return `scales` as a tuple, as JSON has only lists. Raises SpecError unless 0 < least <= greatest."""
     try:
         least, most = (float(scale) for scale in scales)
     except (TypeError, ValueError):
@@ -105,22 +105,22 @@ def _checked_scales(scales: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is, wherever it is stored.
+    """The specification of a model, independent of how it is stored.
 
     Attributes:
         name: the net, a key of `edgecrack.models.MODELS`.
-        width: its channel multiplier; 1.0 is the paper's, 0.25 is "compact".
-        options: the net's switches that differ from their defaults.
-        frame: the size the net runs at; for a checkpoint, the size it is exported at by default.
-        camera: the size of the frames that the graph takes, fits to `frame` itself and answers for; None where it takes
-            frames of the net's size.
-        pixels: "bgr", or "bgrx" where the graph takes four bytes a pixel and does not read the fourth.
-        batch: frames a call.
+        width: channel multiplier; 1.0 is the paper's, 0.25 is "compact".
+        options: the net's options that differ from their defaults.
+        frame: the size the net runs at; for a checkpoint, the default size for export.
+        camera: the input and output size of a graph that resizes frames to `frame` itself; None for a graph whose input
+            has the net's size.
+        pixels: "bgr", or "bgrx" if the graph takes four bytes per pixel and ignores the fourth.
+        batch: frames per call.
         precision: one of `PRECISIONS`.
-        target: "tensorrt" (symmetric int8 activations) or "cpu" (unsigned ones); says nothing unless int8.
-        threshold: the crack probability from which a pixel is crack, in (0, 1].
-        trained_on: the data sets, by name.
-        scales: the least and the greatest at which it was shown their frames, 1 being their own size.
+        target: "tensorrt" (symmetric int8 activations) or "cpu" (unsigned ones); only meaningful for int8.
+        threshold: the lowest probability at which a pixel counts as crack, in (0, 1].
+        trained_on: names of the training data sets.
+        scales: the smallest and largest scale of their frames in training, 1 being the original size.
         scores: test list -> metric -> value in 0..1.
         versions: library -> version that wrote the artefact.
         hashes: part -> SHA-256, for example of the weights.
@@ -157,27 +157,27 @@ class ModelSpec:
         if not 0 < self.width <= 4:
             raise SpecError(f"a width is a multiplier above 0 and at most 4, got {self.width!r}")
         object.__setattr__(self, "scales", _checked_scales(self.scales))
-        # equal specs are to give equal JSON: 1 and 1.0 are the same width
+        # equal specs must give equal JSON: 1 and 1.0 are the same width
         object.__setattr__(self, "width", float(self.width))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
 
     @property
     def input_frame(self) -> FrameSpec:
-        """The size of the frames that the graph takes and answers for."""
+        """The input and output size of the graph."""
         return self.camera or self.frame
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """(N, H, W, C) of the frames of one call; the answer has (N, H, W)."""
+        """The input shape of one call, (N, H, W, C); the output is (N, H, W)."""
         return self.batch, self.input_frame.height, self.input_frame.width, PIXELS[self.pixels]
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys: equal specs give equal bytes."""
+        """Serialise to one line of JSON with sorted keys: equal specs give equal bytes."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """The spec that `to_json` wrote. Raises SpecError for anything else; unknown keys are refused by name."""
+        """Parse what `to_json` wrote. Raises SpecError for anything else; unknown keys are rejected by name."""
         try:
             values = json.loads(text)
             frame, camera = FrameSpec(**values.pop("frame")), values.pop("camera", None)

@@ -1,7 +1,7 @@
-"""TensorRT in either of its two flavours, and the one logger that it takes per process.
+"""Loads TensorRT in either of its two flavours, and keeps the single logger that each accepts per process.
 
-"tensorrt" builds for the GPU it runs on, Jetsons among them; "tensorrt_rtx" (TensorRT for RTX) builds for named desktop
-GPUs, on a machine without one too. Code that uses the API imports its types from `tensorrt`: the names are the same.
+"tensorrt" builds for the GPU it runs on, including Jetsons; "tensorrt_rtx" (TensorRT for RTX) builds for named desktop
+GPUs, even on a machine without a GPU. Code that uses the API imports types from `tensorrt`: the names are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecrack.errors import BROUGHT_BY_JETSONS, MissingDependency, SpecError
 
-OLDEST = 10  # of TensorRT: the first that takes types from the graph and can be interrupted while it builds
+OLDEST = 10  # oldest major version: the first that takes types from the graph and whose builds can be interrupted
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 TOO_OLD = "{} is too old, wanted 10 or newer, as Jetsons have from JetPack 6.1 on"
 _EXTRAS = {"tensorrt": "tensorrt-pip", "tensorrt_rtx": "rtx"}
@@ -27,11 +27,11 @@ _lines: deque[str] = deque(maxlen=8)
 
 
 def load_tensorrt(flavour: str) -> ModuleType:
-    """The Python module of a flavour, a key of `FLAVOURS`. Raises MissingDependency when it is not installed."""
+    """Import the Python module of a flavour, a key of `FLAVOURS`. Raises MissingDependency if it is not installed."""
     try:
         module = importlib.import_module(flavour)
         if not hasattr(module, "Builder"):
-            reason = "it can only run engines"  # the "lean" package goes by the same name
+            reason = "it can only run engines"  # the "lean" package has the same module name
         elif flavour == "tensorrt" and is_too_old(module.__version__):
             reason = TOO_OLD.format(module.__version__)
         else:
@@ -45,14 +45,14 @@ def load_tensorrt(flavour: str) -> ModuleType:
 
 
 def is_too_old(version: str) -> bool:
-    """Whether a TensorRT of this version, such as "8.6.2", lacks what building and running takes."""
+    """Whether this TensorRT version, such as "8.6.2", is too old to build and run engines here."""
     return int(version.partition(".")[0]) < OLDEST
 
 
 def rtx_capabilities(names: Sequence[str]) -> tuple[str, ...]:
-    """`names`, such as "sm86", as members of TensorRT for RTX's ComputeCapability, each once, in order.
+    """Convert names such as "sm86" to members of TensorRT for RTX's ComputeCapability, without duplicates, in order.
 
-    Raises SpecError for one that it does not build for, MissingDependency when it is not installed.
+    Raises SpecError for one that it cannot build for, MissingDependency if it is not installed.
     """
     module = load_tensorrt("tensorrt_rtx")
     known = [member for member in module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
@@ -64,19 +64,19 @@ def rtx_capabilities(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def tensorrt_logger(module: ModuleType) -> Any:
-    """The `ILogger` of a flavour: TensorRT keeps the first that it is given and ignores every other."""
+    """The `ILogger` of a flavour: TensorRT keeps the first one it receives and ignores all others."""
     if module.__name__ not in _loggers:
         _loggers[module.__name__] = _logger_class(module)()
     return _loggers[module.__name__]
 
 
 def forget_lines() -> None:
-    """Begin anew: what is done from here on is explained by the lines from here on."""
+    """Clear the collected log lines, so that `with_log` reports only later ones."""
     _lines.clear()
 
 
 def with_log(what: str) -> str:
-    """`what` went wrong, and in the same line what TensorRT complained of since `forget_lines`."""
+    """Append the errors that TensorRT logged since `forget_lines` to `what`, on the same line."""
     return f"{what}: {' | '.join(_lines)}" if _lines else what
 
 
@@ -90,12 +90,12 @@ def _logger_class(module: ModuleType) -> Any:
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # or the binding aborts
+            trt.ILogger.__init__(self)  # required, or the binding aborts
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity.name, logging.DEBUG)
             _log.log(logging.INFO if level == logging.WARNING else min(level, logging.INFO), "%s", message)
-            # without a driver each error is followed by one more that says only that
+            # without a driver each error is followed by another that says only that
             if level == logging.ERROR and "catchCudaError" not in message:
                 _lines.append(" ".join(message.split()))
 

@@ -1,4 +1,4 @@
-"""Streaming frames through a model file: numpy, OpenCV and one inference library, never torch."""
+"""Runs a model file on streams of frames: needs numpy, OpenCV and one inference library, never torch."""
 
 from edgecrack.runtime.account import Account
 from edgecrack.runtime.backends import Backend, open_backend

@@ -1,4 +1,4 @@
-"""What became of every frame that a source gave."""
+"""The final account of a run: how many frames were processed, dropped or failed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 class Counted(Protocol):
-    """What an account is of: a source, or one of those that it is made of."""
+    """A source that counts its frames, or one part of it."""
 
     @property
     def name(self) -> str:
-        """What it reads."""
+        """The name of what it reads."""
 
     @property
     def read(self) -> int:
-        """The frames that came so far."""
+        """The number of frames received so far."""
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many of them were not handed out, by cause."""
+        """The number of received frames that were not handed out, by cause."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Frames by their end: `captured` is the sum of the others.
+    """Frame counts by outcome: `captured` is the sum of the others.
 
     Attributes:
-        captured: the frames that came.
-        processed: those whose detection went to every sink.
-        dropped: those that were not handed out, by cause, as `Camera.dropped` names them.
-        failed: those that were handed out and did not come through, because the run broke off or a library failed.
-        sources: the same of each source, by its name, where there are several; they add up to the whole.
+        captured: frames received.
+        processed: frames whose detection was passed to every sink.
+        dropped: frames that were not handed out, by cause, as named by `Camera.dropped`.
+        failed: frames that were handed out but not completed, because the run was aborted or a library failed.
+        sources: the account of each source by name, if there are several; they add up to the total.
     """
 
     captured: int
@@ -49,14 +49,14 @@ class Account:
 
     @classmethod
     def of(cls, source: CountedSource, processed: Mapping[str, int]) -> Account:
-        """The account of `source`, which is at its end or was stopped; `processed` counts what came through by `Frame.source`."""
+        """The account of `source`, which has ended or was stopped; `processed` counts its frames by `Frame.source`."""
         total = sum(processed.values())
         if len(source.parts) < 2:
             return cls._of(source, total)
         sources: dict[str, Account] = {}
         left = total
         for part in source.parts:
-            # A folder's frames are named by their files, but of what is read in turn the first came through first.
+            # A folder's frames are named after their files, but sources read in sequence are processed in order.
             given = part.read - part.dropped.total()
             count = processed.get(part.name, 0) if isinstance(source, LiveSource) else min(given, left)
             sources[part.name] = cls._of(part, count)
@@ -75,7 +75,7 @@ class Account:
         return "\n".join([whole, *(f"  {name}: {account}" for name, account in self.sources.items())])
 
     def to_json(self) -> dict[str, object]:
-        """What ends the log of a camera."""
+        """The entry that ends a log."""
         return {"event": "summary", **self._counts()}
 
     def _counts(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a source string says, and how it may be shown: a password in it is never."""
+"""Parses source strings, and redacts them so that passwords are never shown."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import re
 
 from edgecrack.errors import SpecError
 
-# Up to the last @, not the first: cameras are sold with passwords that hold @ and /, and people do not escape them.
+# Up to the last @, not the first: cameras ship with passwords that contain @ and /, and users do not escape them.
 _USER = re.compile(r"(?<=://)[^\n]*@")
 _USER_IN_PIPELINE = re.compile(r"(?<=://)\S*@")
 _SECRET = re.compile(
     r"(?i)((?:\b[up]|pas\w*|pwd?|psk|user?(?:-?id|-?name)?|login|usr|token|jwt|secret|key|auth|sig(?:nature)?|streamid)\s*=\s*)"
     r"(\"[^\"]*\"|'[^']*'|[^\s&]+)"
 )
-_PAIR = re.compile(r"(?<=[/?&])[^/?&=\s:]+:[^/?&=\s]+(?=[/?&]|$)")  # user:password, as a part of a path or a field
-# Fields come after a host; what looks like one before an @ may be part of a password.
+_PAIR = re.compile(r"(?<=[/?&])[^/?&=\s:]+:[^/?&=\s]+(?=[/?&]|$)")  # user:password as a path segment or query field
+# Query fields follow a host; what looks like one before an @ may be part of a password.
 _HOST_FIRST = re.compile(r"\w+://(?:[^\s/?#]*@)?(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?[/?]")
 
 
 def redacted(source: str) -> str:
-    """`source` without user names, passwords and tokens, fit for a log.
+    """Return `source` without user names, passwords and tokens, safe for a log.
 
-    Hidden are what stands before an @ in a URL, and the values of fields such as `password=`, `token=` and `user-pw=`. Rather
-    too much is hidden than too little.
+    Hides everything before an @ in a URL, and the values of fields such as `password=`, `token=` and `user-pw=`. Errs
+    on the side of hiding too much.
     """
     user, fields = _USER, 0
     if scheme_of(source) == "gst":
@@ -32,24 +32,24 @@ def redacted(source: str) -> str:
         source = source[:fields] + _PAIR.sub("***", source[fields - 1 :])[1:]
     else:
         fields = len(source)
-    source = source[:fields] + _SECRET.sub(r"\1***", source[fields:])  # first: their values may hold an @
+    source = source[:fields] + _SECRET.sub(r"\1***", source[fields:])  # first: their values may contain an @
     return _SECRET.sub(r"\1***", user.sub("***@", source))
 
 
 def redacted_path(path: str) -> str:
-    """`path`, which may be an address that was mistyped, fit for a message: what stands before an @ after a : is hidden."""
+    """Return `path`, which may be a mistyped URL, safe for a message: text before an @ that follows a : is hidden."""
     return redacted(re.sub(r"(?s)^.*:.*@", "***@", path))
 
 
 def check_url(url: str) -> None:
-    """Raise SpecError, which does not show it, for an address on the network that no wait makes right.
+    """Raise SpecError, without showing the URL, for a network address that is invalid and so never worth retrying.
 
-    Wanted is SCHEME://[USER:PASSWORD@]HOST[:PORT][/PATH]; who listens, with udp:// or srt://, may leave out the host but not
-    the port.
+    The form is SCHEME://[USER:PASSWORD@]HOST[:PORT][/PATH]; udp:// and srt://, which may listen, may omit the host but
+    not the port.
     """
     scheme, _, rest = url.partition("://")
     listens = scheme.lower() in ("udp", "srt")
-    place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]  # as FFmpeg cuts it
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]  # split as FFmpeg does
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", place)
     port = match and match[2]
     if not match or (port and not 0 < int(port) < 65536):
@@ -61,12 +61,12 @@ def check_url(url: str) -> None:
 
 
 def trimmed(source: str) -> str:
-    """`source` without the blanks around an address; those around a path belong to it."""
+    """Strip whitespace around an address; around a path it is kept, as it may belong to the name."""
     return source.strip() if scheme_of(source.strip()) else source
 
 
 def scheme_of(source: str) -> str:
-    """The kind of source that `source` names: "rtsp", "gst", "raw", "v4l2" ..., or "" for a path or pattern."""
+    """The scheme of `source`: "rtsp", "gst", "raw", "v4l2" ..., or "" for a path or pattern."""
     if re.fullmatch(r"\d{1,2}|/dev/(?:video\d+|v4l/\S+)", source):
         return "v4l2"
     match = re.match(r"([a-z0-9+.-]{2,})://", source, re.IGNORECASE) or re.match(r"(gst|raw):", source)

@@ -1,4 +1,4 @@
-"""A camera that is read by a thread: the newest frame, never an old one, and an account of every frame that came."""
+"""A camera read by its own thread: yields the newest frame, never a stale one, and accounts for every frame."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.options import SourceOptions, flipped
 
 _log = logging.getLogger("edgecrack")
-_KEPT = 16  # frames that may wait where none may be dropped: half a second at 30 a second, 100 MB at 1080p
+_KEPT = 16  # frames that may wait when none may be dropped: half a second at 30 FPS, 100 MB at 1080p
 
 
 class Connection(Protocol):
-    """A camera while it is connected; used by one thread."""
+    """An open connection to a camera; used by one thread only."""
 
     def read(self) -> NDArray[np.uint8] | None:
-        """The next picture, uint8 (H, W, 3) BGR; None for one that is damaged.
+        """Read the next image, uint8 (H, W, 3) BGR; None for a damaged one.
 
-        Waits no longer than the time-out of the options. Raises SourceError, without passwords, when the camera is lost,
-        TimeoutError when there is nothing yet and it may be asked again, EOFError when there is no more by intention.
+        Waits no longer than `SourceOptions.timeout`. Raises SourceError, without passwords, when the camera is lost,
+        TimeoutError when there is nothing yet and it may be called again, EOFError at the regular end of the stream.
         """
 
     def close(self) -> None:
-        """Let go of the camera."""
+        """Release the camera."""
 
 
 class Refused(SourceError):
-    """A camera that is there and will not be read: a wrong password, a file in place of a stream. No wait mends it."""
+    """A camera that responds but cannot be read: a wrong password, a file instead of a stream. Retrying is futile."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a camera, or to what is written.
+    """An event of a camera or of an output.
 
     Attributes:
-        name: "connected", "lost", "unreachable" (a try to connect failed), "reconnected", "resized", "dropped" or "ended"; of
-            a file "left out" (it cannot be written any more) or "deleted" (to make room); "resumed" of a log; "marked" of a
-            place.
-        source: the name of the camera, or of the file.
-        utc: when, in seconds since 1970.
-        details: what belongs to it: "reason", "tries" (to reconnect, so far), "width", "height", "cause", "first" and "last"
-            (numbers of the frames that were dropped; with `SourceOptions.every`, each N-th from one to the other), "index"
-            and "time" (of the frame that was marked).
+        name: for a camera "connected", "lost", "unreachable" (an attempt to connect failed), "reconnected", "resized",
+            "dropped" or "ended"; for a file "left out" (it can no longer be written) or "deleted" (to make room);
+            "resumed" for a log; "marked" for a place.
+        source: the name of the camera or file.
+        utc: time of the event, in seconds since 1970.
+        details: depending on the event: "reason", "tries" (attempts to reconnect so far), "width", "height", "cause",
+            "first" and "last" (indices of a run of dropped frames; with `SourceOptions.every`, every N-th between
+            them), "index" and "time" (of the marked frame).
     """
 
     name: str
@@ -65,21 +65,22 @@ class Event:
     details: dict[str, str | int | float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, str | int | float]:
-        """What a log keeps of it; the time in ISO 8601."""
+        """The log entry of the event, with its time in ISO 8601."""
         return {"event": self.name, "source": self.source, "utc": iso_time(self.utc), **self.details}
 
 
 class Camera:
-    """One camera of a `LiveSource`, with the thread that reads it and the frames that wait.
+    """One camera of a `LiveSource`, with the thread that reads it and its queue of waiting frames.
 
     Attributes:
-        name: what its frames and events are named by; without passwords.
-        rate: the frames a second that are handed out, where that is known.
-        read: the frames that came so far. Each was handed out, waits, or is in `dropped`.
-        drops: whether frames may be dropped for lack of time.
-        room: how many frames may wait.
-        news: guards what the thread shares, and is told of each frame and event; one for all cameras of a source.
-        error: what ended it, a SourceLost or worse; None while it runs, and when it came to its end.
+        name: the source name in its frames and events; without passwords.
+        rate: frames handed out per second, if known.
+        read: number of frames received so far. Each was handed out, is waiting, or is counted in `dropped`.
+        drops: whether frames may be dropped when the consumer is too slow.
+        room: the maximum number of waiting frames.
+        news: condition that guards the state shared with the thread and is notified of each frame and event; all
+            cameras of a source share one.
+        error: the error that ended it, a SourceLost or worse; None while it runs and after a regular end.
     """
 
     def __init__(
@@ -104,70 +105,70 @@ class Camera:
         self._size: tuple[int, ...] | None = None
         self._connected = False
         self._thread: threading.Thread | None = None
-        # What is waited for: before Python 3.13 a `join` that Ctrl-C interrupts takes the thread for ended.
+        # Waited for in place of `join`, which before Python 3.13, if interrupted by Ctrl-C, takes the thread for ended.
         self._ended = threading.Event()
-        self._patience = 2 * options.timeout + 1  # seconds: opening has two steps, each with the time-out
+        self._patience = 2 * options.timeout + 1  # seconds: opening has two steps, each with its own time-out
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many were dropped until now, by cause.
+        """The number of frames dropped so far, by cause.
 
-        "newer" (a newer one came first), "stale", "damaged", "stopped" (it waited when the source was stopped), "no room"
-        (dropping is not allowed, and too many waited), "every" (it is not an N-th one; of these there is no event), "outside"
-        (its size changed, and the region of interest lies outside of it).
+        "newer" (replaced by a newer frame), "stale", "damaged", "stopped" (waiting when the source was stopped),
+        "no room" (dropping is not allowed, and too many were waiting), "every" (not an N-th frame; these cause no
+        event), "outside" (its size changed, and the region of interest lies outside it).
         """
         with self.news:
             return Counter(self._dropped)
 
     def leave_out(self, frame: Frame, cause: str) -> None:
-        """Count a frame that was handed out as dropped for `cause`."""
+        """Count a frame that was already handed out as dropped for `cause`."""
         with self.news:
             self._drop(frame.index, cause)
 
     def start(self) -> None:
-        """Begin to read, unless that was begun or stopped."""
+        """Start the reading thread, unless it was started or stopped before."""
         if self._thread is None and not self._stopped:
-            # A daemon, so that a program that forgets to close can end, but not while the thread is in a library that
-            # calls back into Python, which would crash it.
+            # A daemon, so that a program that forgets to close can exit; but the exit waits for the thread, as it would
+            # crash if the thread were in a library that calls back into Python.
             thread = threading.Thread(target=self._work, name=f"edgecrack {self.name}", daemon=True)
             atexit.register(self._leave)
             self._thread = thread
             thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, and what waits dropped; does not wait for it."""
+        """Signal the thread to end, so that waiting frames are dropped; does not wait for it."""
         self._stopped = True
-        with self.news:  # the lock of a Condition may be taken again by the thread that a signal interrupted
+        with self.news:  # safe in a signal handler: the lock of a Condition is reentrant
             self.news.notify_all()
 
     def leave(self) -> Callable[[], None]:
-        """What waits until the thread has let go of the camera, or its time-out is over; nothing where it was called."""
+        """Return a function that waits for the thread to release the camera or time out; a no-op the second time."""
         thread, self._thread = self._thread, None
         return partial(self._join, thread) if thread else lambda: None
 
-    # The following are called with `news` held.
+    # The following must be called with `news` held.
 
     @property
     def has_fresh(self) -> bool:
-        """Whether a frame waits that is not too old."""
+        """Whether a frame is waiting that is not stale."""
         return bool(self._waiting) and not self._is_stale(self._waiting[-1])
 
     @property
     def has_news(self) -> bool:
-        """Whether there is a frame to be had or to be dropped, or an event."""
+        """Whether there is a waiting frame, to be taken or dropped, or an event."""
         return bool(self._waiting or self._events)
 
     @property
     def is_over(self) -> bool:
-        """Whether no frame is to be had any more."""
+        """Whether no more frames will come."""
         return self._stopped or (self._over and not self.has_fresh)
 
     def take(self) -> Frame | None:
-        """The frame that comes next, of those that are not too old."""
+        """Remove and return the next waiting frame, or None; stale ones are dropped by `take_events`."""
         return self._waiting.popleft() if self._waiting else None
 
     def take_events(self) -> list[Event]:
-        """What happened since, after dropping what nobody wants any more."""
+        """Return the events since the last call, after dropping stale frames, or all of them once stopped."""
         while self._waiting and (self._stopped or self._is_stale(self._waiting[0])):
             self._drop(self._waiting.popleft().index, "stopped" if self._stopped else "stale")
         events = list(self._events)
@@ -183,15 +184,15 @@ class Camera:
 
     def _leave(self) -> None:
         self.stop()
-        with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a further Ctrl-C kills; breaking off the wait would crash
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C kills; interrupting the wait would crash
         self._ended.wait(self._patience)
 
     def _work(self) -> None:
         error = None
         try:
             self._follow()
-        except Exception as failure:  # raised where the frames are read: a thread has nobody to tell
+        except Exception as failure:  # raised in the iterating thread: this one has no caller
             error = failure
         with self.news:
             self.error, self._over = error, True
@@ -199,7 +200,7 @@ class Camera:
         self._ended.set()
 
     def _follow(self) -> None:
-        """Read one connection after the other until there is no more; raises SourceLost."""
+        """Read one connection after another until the stream ends. Raises SourceLost."""
         tries, (wait, most) = 0, self._options.backoff
         while not self._stopped:
             before = self.read
@@ -218,11 +219,11 @@ class Camera:
             tries += 1
 
     def _read_connection(self) -> str | None:
-        """Why the camera was lost; None when there is no more by intention."""
+        """Read one connection to its end; return why the camera was lost, None at the regular end or when stopped."""
         try:
             connection = self._connect()
         except SourceError as error:
-            if isinstance(error, Refused) and not self.read:  # one that was there may be setting itself up again
+            if isinstance(error, Refused) and not self.read:  # a camera that worked before may be restarting
                 raise Refused(f"{self.name}: {error}") from None
             return str(error)
         try:
@@ -243,12 +244,12 @@ class Camera:
         now, utc = time.monotonic(), time.time()
         with self.news:
             if self._stopped:
-                return  # not counted: it came after the end
+                return  # not counted: it arrived after the end
             index, self.read = self._options.first + self.read, self.read + 1
             if image is not None:
                 self._note(image.shape[:2])
             if index % self._options.every:
-                self._dropped["every"] += 1  # no event: they would break up the runs of drops, and pile up
+                self._dropped["every"] += 1  # no event: these would break up the runs of drops, and pile up
                 return
             if image is None:
                 self._drop(index, "damaged")
@@ -277,12 +278,12 @@ class Camera:
         self._dropped[cause] += 1
         last = self._events[-1] if self._events else None
         if last and last.details.get("cause") == cause and last.details["last"] == index - self._options.every:
-            self._events[-1] = replace(last, details={**last.details, "last": index})  # one event a run of drops
+            self._events[-1] = replace(last, details={**last.details, "last": index})  # one event per run of drops
         else:
             self._post("dropped", cause=cause, first=index, last=index)
 
     def _note(self, size: tuple[int, ...]) -> None:
-        """Post what a frame of `size` says about the camera."""
+        """Post an event if a frame of `size` shows a new connection or a changed frame size."""
         name = ("reconnected" if self._size else "connected") if not self._connected else "resized"
         if not self._connected or size != self._size:
             self._connected, self._size = True, size
@@ -294,9 +295,9 @@ class Camera:
 
 
 class _TooSlow(SourceError):
-    """The consumer cannot keep up, and nothing may be dropped; no reconnect helps."""
+    """The consumer cannot keep up and no frame may be dropped; reconnecting does not help."""
 
 
 def iso_time(utc: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
+    """Format seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(utc, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

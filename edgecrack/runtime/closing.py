@@ -1,4 +1,4 @@
-"""The `with` block of whatever holds a file, a model or a camera."""
+"""Context manager base class for objects that hold a file, a model or a camera."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Calls `close` when the `with` block is left."""
+    """Context manager that calls `close` on exit."""
 
     def close(self) -> None:
-        """Let go of what is held; a second call does nothing."""
+        """Release the resources held; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

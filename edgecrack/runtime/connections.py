@@ -1,4 +1,4 @@
-"""Cameras by their names, and the connections to those that are not on the network: V4L2, GStreamer, a pipe."""
+"""Opens cameras by name, and connects to those that are not network cameras: V4L2, GStreamer, a pipe."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _ALWAYS = {"flip", "drop", "max_reconnects"}
 _ASKED = {"size", "rate"}
 _WAYS = {"v4l2": "OpenCV's V4L2", "raw": "a pipe"}
 
-# OpenCV waits ten seconds for a V4L2 camera that is silent; it reads this when the camera is opened.
+# By default OpenCV waits ten seconds for a silent V4L2 camera; it reads this when the camera is opened.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
 
 
 def open_camera(source: str, options: SourceOptions) -> LiveSource:
-    """The camera that `source` names, not connected yet; it is when it is iterated.
+    """Make a source for the camera named `source`; it connects on iteration.
 
     Raises MissingDependency or SourceError when this machine cannot read such a source at all, SpecError for an option
-    that it does not take.
+    that the source does not support.
     """
     scheme = _check(source, options)
     connect: Callable[[], Connection]
@@ -57,7 +57,7 @@ def open_camera(source: str, options: SourceOptions) -> LiveSource:
 
 
 class OpenCvConnection:
-    """What OpenCV reads: a V4L2 camera or a GStreamer pipeline."""
+    """A connection through OpenCV: a V4L2 camera or a GStreamer pipeline."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         """Take over an open `capture`."""
@@ -77,7 +77,7 @@ class OpenCvConnection:
 
 def _open_v4l2(source: str, options: SourceOptions) -> OpenCvConnection:
     device = f"/dev/video{source}" if source.isdigit() else source
-    if not os.path.exists(device):  # noqa: PTH110 (a device, and OpenCV would write about it to stderr)
+    if not os.path.exists(device):  # noqa: PTH110 (a device; if missing, OpenCV would write to stderr)
         raise SourceError(f"there is no {device}")
     asked = []
     if options.codec:
@@ -86,7 +86,7 @@ def _open_v4l2(source: str, options: SourceOptions) -> OpenCvConnection:
         asked += [cv2.CAP_PROP_FRAME_WIDTH, options.size.width, cv2.CAP_PROP_FRAME_HEIGHT, options.size.height]
     if options.rate:
         asked += [cv2.CAP_PROP_FPS, round(options.rate)]
-    # Two buffers: with OpenCV's four the frame that is read is up to four intervals old.
+    # Two buffers: with OpenCV's default of four, a frame is up to four frame intervals old when read.
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2, [*asked, cv2.CAP_PROP_BUFFERSIZE, 2])
     if not capture.isOpened():
         raise SourceError(
@@ -105,9 +105,9 @@ def _open_gstreamer(pipeline: str, timeout: float) -> Connection:
 
 
 def camera_described(source: str, options: SourceOptions) -> str:
-    """How the camera that `source` names would be read: a command to try its pipeline with, else a line of words.
+    """Describe how the camera `source` would be read: a command to test its GStreamer pipeline, else a phrase.
 
-    Without passwords. Raises SpecError for an address, a format or an option that cannot be.
+    Without passwords. Raises SpecError for an invalid address, format or option.
     """
     scheme = _check(source, options)
     if _is_pipeline(scheme):
@@ -119,7 +119,7 @@ def camera_described(source: str, options: SourceOptions) -> str:
 
 
 def _check(source: str, options: SourceOptions) -> str:
-    """The scheme of `source`; SpecError where it or an option cannot be."""
+    """Return the scheme of `source`. Raises SpecError if it or an option is invalid."""
     scheme = scheme_of(source)
     allowed = {"v4l2": _ASKED | {"codec"}, "csi": _ASKED}.get(scheme, set())
     options.check(scheme, allowed | _ALWAYS)
@@ -131,7 +131,7 @@ def _check(source: str, options: SourceOptions) -> str:
 
 
 def _is_pipeline(scheme: str) -> bool:
-    """Whether GStreamer is to read it."""
+    """Whether a source of this scheme is read through GStreamer."""
     return scheme in ("csi", "gst") or (scheme == "srt" and not network.has_srt())
 
 
@@ -151,10 +151,10 @@ def has_gstreamer() -> bool:
 
 
 class PipeConnection:
-    """Raw pictures from a pipe, by default standard input: each height x width x 3 bytes, BGR, row by row."""
+    """Raw images from a pipe, by default standard input: each height x width x 3 bytes, BGR, row by row."""
 
     def __init__(self, size: FrameSpec, descriptor: int = 0) -> None:
-        """Raises Refused when standard input is a terminal."""
+        """Raises Refused when `descriptor` is a terminal."""
         if os.isatty(descriptor):
             raise Refused("standard input is a terminal; pipe raw BGR pictures into it")
         self._shape = (size.height, size.width, 3)
@@ -163,7 +163,7 @@ class PipeConnection:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read, if only the end."""
+        """Whether there is something to read, even if only the end of the pipe."""
         return self._filled > 0 or self._has_bytes(0)
 
     def read(self) -> NDArray[np.uint8] | None:
@@ -185,7 +185,7 @@ class PipeConnection:
         return image
 
     def close(self) -> None:
-        """Leaves the pipe open: it is the process's."""
+        """Do nothing: the pipe belongs to the process."""
 
     def _has_bytes(self, seconds: float) -> bool:
         return bool(select.select([self._descriptor], [], [], seconds)[0])
@@ -202,7 +202,7 @@ class PipeConnection:
 
 
 def raw_format(source: str) -> tuple[FrameSpec, float | None]:
-    """Size and rate of `raw:1920x1080@30` or `raw:1920x1080`; SpecError for anything else."""
+    """Parse `raw:1920x1080@30` or `raw:1920x1080` into size and rate. Raises SpecError for anything else."""
     match = re.fullmatch(r"raw:(\d{1,5})x(\d{1,5})(?:@(\d+(?:\.\d+)?))?", source)
     if not match or not (int(match[1]) and int(match[2])) or (match[3] and not 0.01 <= float(match[3]) <= 1000):
         raise SpecError(f"raw pictures are given as raw:WIDTHxHEIGHT@RATE, such as raw:1920x1080@30, got {source!r}")

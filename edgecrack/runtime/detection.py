@@ -1,4 +1,4 @@
-"""What was found in a frame, at the frame's own size, computed when it is asked for."""
+"""The detection result for one frame, at the frame's own size, computed on demand."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Detection:
     """The cracks of one frame.
 
     Attributes:
-        answer: what the model said, uint8 (frame.height, frame.width), at the size that it takes; where it was shown several
-            pieces of the frame, uint8 (pieces, frame.height, frame.width).
-        fit: where the frame lies in it.
-        threshold: the probability from which a pixel is crack, in (0, 1].
-        speed: milliseconds per stage: "preprocess", "inference" (from handing over to answer; in a stream that includes
-            waiting for the call before it and for the caller) and "postprocess" (0 until `probability` or
-            `crack_pixels`, or what needs one of them, was asked for).
+        answer: the model's raw output, uint8 (frame.height, frame.width), at its input size; for a frame processed in
+            several pieces, uint8 (pieces, frame.height, frame.width).
+        fit: how the frame maps to `answer`.
+        threshold: the lowest probability at which a pixel counts as crack, in (0, 1].
+        speed: milliseconds per stage: "preprocess", "inference" (from submission to answer; in a stream this includes
+            waiting for the previous call and for the caller) and "postprocess" (0 until `probability`, `crack_pixels`
+            or anything that needs one of them is first accessed).
     """
 
     answer: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Detection:
 
     @classmethod
     def of(cls, probability: NDArray[np.uint8], threshold: float) -> Detection:
-        """The detection whose `probability` is the given one, uint8 (H, W), 0..255."""
+        """Make a detection whose `probability` is the given map, uint8 (H, W), 0..255."""
         height, width = probability.shape
         return cls(probability, Fit.of(height, width, FrameSpec(height, width)), threshold)
 
@@ -74,7 +74,7 @@ class Detection:
 
     @cached_property
     def crack_pixels(self) -> int:
-        """How many pixels are crack."""
+        """The number of crack pixels."""
         if isinstance(self.fit, Fit) and "probability" not in vars(self):
             with self._timed():
                 return self.fit.count_from(self.answer, threshold_level(self.threshold))
@@ -82,14 +82,14 @@ class Detection:
 
     @property
     def crack_share(self) -> float:
-        """The share of pixels that are crack, 0..1."""
+        """The fraction of pixels that are crack, 0..1."""
         return self.crack_pixels / (self.height * self.width)
 
     @cached_property
     def contours(self) -> list[NDArray[np.int32]]:
-        """The outer boundary of each piece of crack (8-connected), int32 (points, 2), x and y of its corners."""
+        """The outer boundary of each (8-connected) crack region, int32 (points, 2), x and y of its vertices."""
         found, tree = cv2.findContours(self.mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        # Not RETR_EXTERNAL: it leaves out a piece that lies inside the ring of another.
+        # Not RETR_EXTERNAL: it omits a region enclosed by the ring of another.
         return [
             np.asarray(points[:, 0], np.int32)
             for points, links in zip(found, tree[0] if found else (), strict=True)
@@ -98,7 +98,7 @@ class Detection:
 
     @cached_property
     def boxes(self) -> NDArray[np.int32]:
-        """The box around each piece of crack, int32 (pieces, 4): left, top, right and bottom, those two excluded."""
+        """The bounding box of each crack region, int32 (regions, 4): left, top, and exclusive right and bottom."""
         corners = [(*points.min(0), *(points.max(0) + 1)) for points in self.contours]
         return np.array(corners, np.int32).reshape(-1, 4)
 
@@ -109,13 +109,13 @@ class Detection:
         self.speed["postprocess"] += 1e3 * (perf_counter() - start)
 
     def with_threshold(self, threshold: float) -> Detection:
-        """The same answer under another threshold in (0, 1]; nothing is scaled again. Raises SpecError."""
+        """Return the same detection at another threshold in (0, 1], without rescaling again. Raises SpecError."""
         other = replace(self, threshold=check_threshold(threshold))
         vars(other)["probability"] = self.probability
         return other
 
     def plot(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A copy of the frame, uint8 (height, width, 3) BGR, with the cracks tinted and outlined from outside.
+        """Draw the cracks, tinted and outlined on the outside, on a copy of the frame, uint8 (height, width, 3) BGR.
 
         `image` is the frame, BGR or BGRx. Raises FrameError when it is not a frame of this size.
         """
@@ -129,20 +129,20 @@ class Detection:
         rows = slice(max(0, found[0] - line), found[-1] + line + 1)
         inside, part = self.mask[rows], overlay[rows]
         pixels = part.reshape(-1, 3)
-        crack = np.flatnonzero(inside)  # few; by their place they cost a third of what the mask as an index does
+        crack = np.flatnonzero(inside)  # few: indexing by position takes a third of the time of a boolean mask
         tint = pixels.take(crack, axis=0) // 2 + np.array(_COLOUR, np.uint8) // 2
-        # Around, so that a crack two pixels wide can still be seen.
+        # Outlined on the outside, so that a crack two pixels wide stays visible.
         around = cv2.dilate(inside.view(np.uint8), np.ones((2 * line + 1,) * 2, np.uint8))
         cv2.copyTo(_painted(*overlay.shape[:2])[rows], around, part)
-        pixels.view("V3")[crack, 0] = tint.view("V3")[:, 0]  # three bytes as one value: a quarter of the time
+        pixels.view("V3")[crack, 0] = tint.view("V3")[:, 0]  # copies three bytes as one value: a quarter of the time
         return overlay
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `mask` as an image of 0 and 255, by custom a PNG, whole or not at all. Raises SourceError."""
+        """Write `mask` atomically as an image of 0 and 255, usually a PNG. Raises SourceError."""
         write_image(path, self.mask.view(np.uint8) * np.uint8(255))
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, ready for `json.dumps`: width, height, threshold, crack_pixels, crack_share and speed in ms."""
+        """Return figures for `json.dumps`: width, height, threshold, crack_pixels, crack_share and speed in ms."""
         return {
             "width": self.width,
             "height": self.height,
@@ -153,7 +153,7 @@ class Detection:
         }
 
 
-@lru_cache(maxsize=2)  # of the last cameras; it takes as long to make as the rest of `Detection.plot`
+@lru_cache(maxsize=2)  # for the latest frame sizes; making one takes as long as the rest of `Detection.plot`
 def _painted(height: int, width: int) -> NDArray[np.uint8]:
-    """All in the colour of cracks, uint8 (height, width, 3)."""
+    """An image filled with the crack colour, uint8 (height, width, 3)."""
     return np.full((height, width, 3), _COLOUR, np.uint8)

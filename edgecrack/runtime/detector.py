@@ -1,4 +1,4 @@
-"""The sentence a user knows by heart: `CrackDetector(model).run(frame)`."""
+"""The main entry point: `CrackDetector(model).run(frame)`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Pieces = Iterator[tuple["_Work", NDArray[np.uint8]] | None]  # None: a camera or
 
 
 class CrackDetector(Closing):
-    """Finds cracks in frames of any size.
+    """Detects cracks in frames of any size.
 
-    One call at a time: a second thread that calls meanwhile is refused with an EngineError, and so is a `run` while a
-    `stream` is not finished. Give each thread a detector of its own: `clone()`.
+    Handles one call at a time: a call from another thread meanwhile raises EngineError, and so does a `run` while a
+    `stream` is unfinished. Give each thread its own detector: `clone()`.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class CrackDetector(Closing):
     ) -> None:
         """Load a model file, or take over an open Backend, which `close` then closes.
 
-        `threshold` in (0, 1] takes the place of the model's own; `backend` is "auto", "openvino", "onnxruntime"
-        or "tensorrt"; `device` is the GPU that an engine runs on; `hint` is "latency", or "throughput" for most frames a second
-        from files: see `open_backend`.
+        `threshold` in (0, 1] overrides the model's own; `backend` is "auto", "openvino", "onnxruntime" or "tensorrt";
+        `device` is the index of the GPU that an engine runs on; `hint` is "latency", or "throughput" for the most
+        frames per second from files: see `open_backend`.
 
-        `tile` says how frames larger than the model takes are shown to it: "fit" scales them, "tile" cuts them into
-        overlapping tiles, and "auto" does so where scaling would leave less than the net was trained at, and logs which.
-        `roi` says where cracks are looked for, such as "rows:0.4-0.9" or the corners of a polygon, "x,y x,y x,y", in
-        pixels or as shares of the frame: elsewhere the probability is 0.
+        `tile` sets how frames larger than the model input are processed: "fit" scales them, "tile" cuts them into
+        overlapping tiles, and "auto" tiles where scaling would go below the smallest scale that the net was trained at,
+        and logs its choice. `roi` limits detection to a region of interest, such as "rows:0.4-0.9" or the corners of a
+        polygon, "x,y x,y x,y", in pixels or as fractions of the frame; outside it the probability is 0.
         Raises EngineError, MissingDependency or SpecError.
         """
         self._threshold = None if threshold is None else check_threshold(threshold)
@@ -71,16 +71,16 @@ class CrackDetector(Closing):
         self._lock = threading.Lock()
         self._closed = False
         self._cameras: LiveSource | None = None
-        self._is_unsettled = False  # calls may be in flight of which nobody waits for the answer
+        self._is_unsettled = False  # calls may be in flight whose answers nobody will collect
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model is."""
+        """The specification of the model."""
         return self.backend.spec
 
     @property
     def threshold(self) -> float:
-        """The crack probability from which a pixel is crack, in (0, 1]. Setting it holds for later detections."""
+        """The lowest probability at which a pixel counts as crack, in (0, 1]. Setting it affects later detections."""
         return self.spec.threshold if self._threshold is None else self._threshold
 
     @threshold.setter
@@ -88,11 +88,11 @@ class CrackDetector(Closing):
         self._threshold = check_threshold(threshold)
 
     def run(self, frame: NDArray[np.uint8]) -> Detection:
-        """The cracks in one frame, uint8 (H, W, 3) BGR, of any size; a BGRx model takes uint8 (H, W, 4) too.
+        """Detect the cracks in one frame, uint8 (H, W, 3) BGR, of any size; a BGRx model also takes uint8 (H, W, 4).
 
-        One of the size and pixels that the model takes is handed over as it is, without a copy.
-        Raises FrameError for anything else, EngineError when the detector is busy, closed or its library fails, SpecError
-        when the region of interest lies outside the frame.
+        A frame that has the model's input size and pixel format is passed on without a copy.
+        Raises FrameError for any other array, EngineError when the detector is busy or closed or its library fails,
+        SpecError when the region of interest lies outside the frame.
         """
         check_frame(frame, self.spec.pixels)
         with self._turn():
@@ -100,15 +100,15 @@ class CrackDetector(Closing):
         return detection
 
     def stream(self, source: AnySource) -> Generator[tuple[Frame, Detection], None, None]:
-        """Each frame of `source`, in order, with its cracks: while one is at the backend, the next is made ready.
+        """Yield each frame of `source` with its detection, in order, preparing the next frame while the backend works.
 
-        `source` is what `open_source` takes, several cameras too. Where a call takes a batch, it is filled with the tiles or
-        frames that come next, of cameras with those that are there: none is waited for. With an iterable of frames,
-        a detection is yielded only after one or two more frames have been read: call `run` if each is needed at once. The stream
-        may be left or closed at any time, and closes the source: a camera's thread ends with it. An error of the source is raised
-        after the frames before it were given out.
-        Raises SourceError, FrameError, EngineError and SpecError, the last where the region of interest lies outside a frame;
-        of a camera whose frames change their size, those are dropped.
+        `source` is anything that `open_source` takes, including several cameras. A batch is filled with the tiles or
+        frames that come next; with cameras, only with frames that have already arrived. With an iterable of frames, a
+        detection is yielded only after one or two more frames have been read: call `run` if you need each at once. The
+        stream may be left or closed at any time; it then closes the source, which ends the threads of its cameras. An
+        error of the source is raised after the frames before it have been yielded.
+        Raises SourceError, FrameError, EngineError and SpecError, the last when the region of interest lies outside a
+        frame; if that is because a camera's frames changed size, they are dropped instead.
         """
         with self._turn(), open_source(source) as frames:
             self._cameras = frames if isinstance(frames, LiveSource) else None
@@ -118,9 +118,9 @@ class CrackDetector(Closing):
                 self._cameras = None
 
     def stream_to(self, source: AnySource, *receivers: Callable[[Frame, Detection], object]) -> int:
-        """Call each of `receivers`, such as a sink's `write`, with each frame of `source` and its cracks; how many there were.
+        """Pass each frame of `source` and its detection to all `receivers`, such as a sink's `write`; return the count.
 
-        See `stream`; what a receiver raises ends it.
+        See `stream`; an exception raised by a receiver ends it.
         """
         count = 0
         with closing(self.stream(source)) as stream:
@@ -131,26 +131,26 @@ class CrackDetector(Closing):
         return count
 
     def clone(self) -> CrackDetector:
-        """A second detector for another thread, with the threshold that this one has now; each is closed by itself.
+        """Make a second detector for another thread, with the current threshold; each must be closed separately.
 
-        On TensorRT the two share the engine. Raises EngineError when this one is closed or memory is short.
+        On TensorRT the two share the engine. Raises EngineError when this one is closed or there is too little memory.
         """
         return CrackDetector(self.backend.clone(), threshold=self._threshold, tile=self.tile, roi=self.roi)
 
     def close(self) -> None:
-        """Let go of the model, after the frame that another thread waits for, and of the cameras of an unfinished stream.
+        """Release the model, once no other thread waits for a frame, and the cameras of an unfinished stream.
 
         A second call does nothing.
         """
         self._closed = True
-        if cameras := self._cameras:  # a notebook keeps the stream that it did not finish
+        if cameras := self._cameras:  # something, such as a notebook, may still hold an unfinished stream
             cameras.close()
         self.backend.close()
 
     def _detections(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detection], None, None]:
-        """Each frame with its cracks, in order; the backend is given as many calls as it takes.
+        """Yield each frame with its detection, in order, keeping as many calls in flight as the backend takes.
 
-        Of cameras it is given one at a time: a second one would only wait for the first, and its frames would grow old.
+        With cameras that may drop frames it is only one: a second would wait for the first while its frames grew old.
         """
         if self._is_unsettled:
             self._settle()
@@ -165,27 +165,27 @@ class CrackDetector(Closing):
                 end = end or self._fill(in_flight, pieces, depth)
                 if in_flight:
                     self._collect(in_flight.popleft())
-                if fresh:  # it is busy while the detections are dealt with
+                if fresh:  # keeps the backend busy while the caller handles the detections
                     end = end or self._fill(in_flight, pieces, depth)
                 while under_way and under_way[0].is_done:
                     work = under_way.popleft()
                     yield work.frame, work.detection(self.threshold)
             self._is_unsettled = False
         finally:
-            if self._is_unsettled:  # left early: the answers are not wanted, only out of the way
+            if self._is_unsettled:  # left early: collect the answers only to discard them
                 self._settle()
         if not isinstance(end, StopIteration):
             raise end
 
     def _settle(self) -> None:
-        """Wait for what is in flight, also for a call that Ctrl-C cut off from who was to take its answer."""
+        """Collect and discard all answers in flight, including one whose recipient was interrupted by Ctrl-C."""
         for _ in range(self.backend.depth):
-            with suppress(EngineError):  # there are fewer, or the library failed
+            with suppress(EngineError):  # fewer calls are in flight, or the library failed
                 self.backend.collect()
         self._is_unsettled = False
 
     def _fill(self, in_flight: deque[list[_Work]], pieces: Pieces, depth: int) -> Exception | None:
-        """Start on up to `depth` calls; what ended the source, see `_take`."""
+        """Submit calls until `depth` are in flight; returns what ended the source, see `_take`."""
         end = None
         while end is None and len(in_flight) < depth:
             call, end = _take(pieces, self.spec.batch)
@@ -195,11 +195,11 @@ class CrackDetector(Closing):
         return end
 
     def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
-        """The pieces of each frame in order, made when they are asked for; its work joins `under_way`.
+        """Yield the pieces of each frame in order, made on demand; the frame's work is appended to `under_way`.
 
-        None stands for a camera or pipe without a new frame, as long as there is work under way that can be finished first.
+        Yields None while a camera or pipe has no new frame and there is work under way that can be finished first.
         """
-        seen: set[str] = set()  # the sources of which a frame holds the region of interest
+        seen: set[str] = set()  # the sources that had a frame containing the region of interest
         for frame in frames:
             check_frame(frame.image, self.spec.pixels)
             start = perf_counter()
@@ -208,11 +208,11 @@ class CrackDetector(Closing):
             except SpecError as error:
                 if frame.source not in seen or not isinstance(frames, LiveSource):
                     raise
-                frames.leave_out(frame, "outside", str(error))  # another size than at first: it may come back
+                frames.leave_out(frame, "outside", str(error))  # its size changed, and may change back
                 continue
             seen.add(frame.source)
             under_way.append(work)
-            if isinstance(frames, LiveSource):  # as many as fill a call may wait, and no more: they would grow old
+            if isinstance(frames, LiveSource):  # let as many wait as fill a call, but no more: they would grow old
                 frames.make_room(math.ceil(self.spec.batch / work.placement.count))
             for piece in work.placement.pieces(frame.image):
                 piece = with_pixels(piece, self.spec.pixels)
@@ -223,7 +223,7 @@ class CrackDetector(Closing):
                 yield None
 
     def _submit(self, call: list[tuple[_Work, NDArray[np.uint8]]]) -> list[_Work]:
-        """Start on up to a batch of pieces; whose they are."""
+        """Submit up to a batch of pieces, padded to a full one; returns the work that each belongs to."""
         start = perf_counter()
         pieces = [piece for _, piece in call]
         pieces += pieces[-1:] * (self.spec.batch - len(pieces))
@@ -238,7 +238,7 @@ class CrackDetector(Closing):
     def _collect(self, call: list[_Work]) -> None:
         answers = self.backend.collect()
         collected = perf_counter()
-        for work, answer in zip(call, answers, strict=False):  # the answers to padding are left over
+        for work, answer in zip(call, answers, strict=False):  # the answers to padding are ignored
             work.answers.append(answer)
             work.inference = collected - work.submitted
 
@@ -259,7 +259,7 @@ class CrackDetector(Closing):
 
 @dataclass(eq=False)
 class _Work:
-    """A frame of which some pieces are at the backend; times in seconds, `submitted` of the clock."""
+    """A frame whose pieces are being processed; durations in seconds, `submitted` is a `perf_counter` time."""
 
     frame: Frame
     placement: Placement
@@ -279,12 +279,12 @@ class _Work:
 
 
 def _waits(frames: Iterable[Frame]) -> bool:
-    """Whether the next frame has yet to come: what is at hand goes first, or it would age with a camera that is lost."""
+    """Whether the next frame has not arrived yet: work at hand is finished first, or a lost camera would hold it up."""
     return isinstance(frames, (LiveSource, PipeSource)) and not frames.ready
 
 
 def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint8]]], Exception | None]:
-    """Up to a batch of pieces, and what ended the source: StopIteration, its error, or None while it goes on."""
+    """Take up to a batch of pieces; also return what ended the source: StopIteration, its error, or None."""
     call: list[tuple[_Work, NDArray[np.uint8]]] = []
     try:
         for piece in pieces:
@@ -294,4 +294,4 @@ def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint
                 return call, None
     except Exception as error:
         return call, error
-    return call, StopIteration()  # one that was caught would hold on to the frame until rubbish is collected
+    return call, StopIteration()  # a caught one would keep the frame alive until garbage collection

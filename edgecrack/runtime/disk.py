@@ -1,4 +1,4 @@
-"""Files that are added to and that neither a kill nor a power cut undoes."""
+"""Append-only files that survive a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from edgecrack.errors import SourceError
 from edgecrack.runtime.closing import Closing
 
-_INTERVAL = 1.0  # seconds of writing that a power cut may undo; what the disk takes to answer comes on top
-_NO_DISK = {errno.EINVAL, errno.EROFS}  # what fsync answers for a pipe or a device
+_INTERVAL = 1.0  # seconds of writes that a power cut may lose, plus the time of an fsync
+_NO_DISK = {errno.EINVAL, errno.EROFS}  # errors of fsync on a pipe or a device
 
 
 class DurableFile(Closing):
-    """A file that is added to: a kill loses nothing that was written, a power cut the last second of it.
+    """An append-only file: a kill loses nothing that was written, a power cut the last second of it.
 
-    A thread of its own hands what was written to the disk, so that a slow card holds nobody up. Any thread may write.
+    A background thread syncs the file, so that a slow card does not block writers. Any thread may write.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, anew: bool = False) -> None:
-        """Go on with the file at `path`, or begin it `anew`; a folder that is missing is made. Raises SourceError."""
+        """Append to the file at `path`, or overwrite it if `anew`; a missing folder is created. Raises SourceError."""
         self.path = Path(path)
         self._lock = threading.Lock()  # guards the file and its size
         self._unsaved = False
@@ -31,7 +31,7 @@ class DurableFile(Closing):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("wb" if anew else "ab", buffering=0)
-            for folder in list(self.path.absolute().parents)[:2]:  # or a power cut could undo their names
+            for folder in list(self.path.absolute().parents)[:2]:  # or a power cut could lose their directory entries
                 with suppress(PermissionError):
                     _sync_folder(folder)
         except OSError as error:
@@ -41,7 +41,7 @@ class DurableFile(Closing):
         self._thread.start()
 
     def write(self, data: bytes) -> int:
-        """Add all of `data` or nothing; its length. Raises SourceError when the disk is full or does not answer."""
+        """Append all of `data` or nothing; return its length. Raises SourceError when the disk is full or fails."""
         with self._lock:
             if self._file.closed:
                 raise SourceError(f"cannot write {self.path}: it is closed")
@@ -55,14 +55,14 @@ class DurableFile(Closing):
         return len(data)
 
     def close(self) -> None:
-        """Close the file when all of it is on the disk; a second call does nothing. Raises SourceError."""
+        """Sync and close the file; a second call does nothing. Raises SourceError."""
         if self._file.closed:
             return
         self._closed.set()
         self._thread.join()
         try:
             if self._error:
-                raise self._error  # which the disk tells once only
+                raise self._error  # fsync reports it only once
             _sync(self._file.fileno())
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -73,7 +73,7 @@ class DurableFile(Closing):
         try:
             with self._lock:
                 self._file.close()
-        except OSError as error:  # some file systems say at the end only that they took nothing
+        except OSError as error:  # some file systems report a failed write only on close
             raise unwritable(self.path, error) from error
 
     def _add(self, data: bytes) -> None:
@@ -82,7 +82,7 @@ class DurableFile(Closing):
             while rest:
                 rest = rest[self._file.write(rest) :]
             self._size = size + len(data)
-        except BaseException:  # a full disk takes a part first, and Ctrl-C may come in between
+        except BaseException:  # a full disk accepts a part first, and Ctrl-C may interrupt
             self._size = size
             with suppress(OSError):
                 self._file.truncate(size)
@@ -95,11 +95,11 @@ class DurableFile(Closing):
                 try:
                     _sync(self._file.fileno())
                 except OSError as error:
-                    self._error = error  # raised at the next write or the end: a thread has nobody to tell
+                    self._error = error  # raised at the next write or at close: the thread has no caller
 
 
 def unwritable(path: Path, error: Exception) -> SourceError:
-    """The error to raise for `error`, which keeps `path` from being written."""
+    """Make the SourceError for `error`, which prevents `path` from being written."""
     return SourceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 

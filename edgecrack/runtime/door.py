@@ -1,4 +1,4 @@
-"""Who may watch a run: on the machine itself everybody, from elsewhere whoever has the token."""
+"""Access control for the live page: open on the machine itself, by token from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from urllib.parse import parse_qs, urlsplit
 from edgecrack.errors import SourceError, SpecError
 from edgecrack.runtime.closing import Closing
 
-_SHORTEST = 8  # characters of a token that somebody chose
+_SHORTEST = 8  # minimum length of a token chosen by the user
 
 
 class Door(Closing):
-    """A listening socket, and the rules for whoever comes through it.
+    """A listening socket and the access rules for requests to it.
 
     Attributes:
-        socket: listens from the start, so that an address that is taken is known before the run begins.
-        url: where the page is, for a browser; holds the token where it was made up here.
-        token: what a visitor has to know; None on the loopback address, where none is asked for.
+        socket: listens from the start, so that an address already in use is noticed before the run begins.
+        url: URL of the page for a browser; includes the token if it was generated here.
+        token: what a visitor must provide; None on the loopback address, where none is required.
     """
 
     def __init__(self, address: str, token: str | None = None) -> None:
-        """`address` is a port, then of 127.0.0.1, or HOST:PORT; port 0 is any free one.
+        """`address` is HOST:PORT, or a port on 127.0.0.1; port 0 means any free one.
 
-        Beyond loopback a token is made up where none is given; one that is given is always asked for.
-        Raises SpecError for an address or token that cannot be, SourceError when it cannot be listened on.
+        On an address other than loopback a token is generated if none is given; a given token is always required.
+        Raises SpecError for an invalid address or token, SourceError when the address cannot be listened on.
         """
         host, port = _parsed(address)
         if token is not None and len(token) < _SHORTEST:
@@ -39,19 +39,19 @@ class Door(Closing):
         made_up = token is None and not ip_address(bound).is_loopback
         self.token = secrets.token_urlsafe(16) if made_up else token
         self._host = host.lower()
-        self._cookie = f"edgecrack-{port}"  # browsers keep the cookies of all ports of a machine in one jar
+        self._cookie = f"edgecrack-{port}"  # browsers share cookies between all ports of a host
         shown = _reachable(bound) if ip_address(bound).is_unspecified else host
         place = f"[{shown}]" if ":" in shown else shown
         self.url = f"http://{place}:{port}/" + (f"?token={self.token}" if made_up else "")
 
     def refusal(self, method: str, headers: dict[str, str], query: str) -> tuple[int, str] | None:
-        """The status and the words for a request that is not let in; None for one that is.
+        """The HTTP status and message for a request to reject; None for one to accept.
 
-        `method` is the HTTP method, "WEBSOCKET" where one is to be opened; the names of `headers` are in lower case.
+        `method` is the HTTP method, or "WEBSOCKET" to open one; the names in `headers` are in lower case.
         """
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.token is None and not self._is_own(host):
-            # Another site's name may have been pointed at this machine, to have a browser read the page for it.
+            # DNS rebinding: another site may point its name at this machine, to read the page through a browser.
             return 403, "this page is for the machine itself: open it as http://127.0.0.1"
         if method != "GET" and origin is not None and origin.lower().partition("://")[2] != (host.lower() or None):
             return 403, "asked for by the page of another site"
@@ -60,14 +60,14 @@ class Door(Closing):
         return None
 
     def cookie(self, query: str) -> str | None:
-        """The cookie that spares a visitor the token from here on, where `query` gives the right one."""
+        """The cookie that replaces the token in later requests; None unless `query` has the right token."""
         if self.token is None or not self._is_token(_token_of(query)):
             return None
-        # Lax, not Strict: the address with the token may be tapped in a chat, and the page after it is asked for too.
+        # Lax, not Strict: the link with the token may be opened in a chat, and the redirect after it needs the cookie.
         return f"{self._cookie}={_digest(self.token).hex()}; Path=/; HttpOnly; SameSite=Lax"
 
     def close(self) -> None:
-        """Listen no more; a second call does nothing."""
+        """Stop listening; a second call does nothing."""
         self.socket.close()
 
     def _is_own(self, host: str) -> bool:
@@ -78,14 +78,14 @@ class Door(Closing):
 
     def _knows(self, headers: dict[str, str], query: str) -> bool:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        # Not by http.cookies, which stops at the first cookie of another page that is not to its taste.
+        # Not http.cookies, which stops parsing at the first malformed cookie, as another page may have set.
         pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
         known = {name: value for name, _, value in pairs}.get(self._cookie, "")
         same = secrets.compare_digest(known.encode(), _digest(self.token or "").hex().encode())
         return self._is_token(bearer) or self._is_token(_token_of(query)) or same
 
     def _is_token(self, given: str) -> bool:
-        """Compared by digests in constant time: neither content nor length can be guessed from how long it takes."""
+        """Compare digests in constant time: timing reveals neither the content nor the length of the token."""
         return secrets.compare_digest(_digest(given), _digest(self.token or ""))
 
 
@@ -106,10 +106,10 @@ def _listening(host: str, port: int, address: str) -> socket.socket:
 
 
 def _reachable(bound: str) -> str:
-    """An address by which other machines reach one that listens on all of its own."""
+    """An address at which other machines can reach a server bound to all interfaces."""
     family, elsewhere = (socket.AF_INET, "192.0.2.1") if "." in bound else (socket.AF_INET6, "2001:db8::1")
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((elsewhere, 9))  # an address of the documentation's: nothing is sent, but a way out is chosen
+        probe.connect((elsewhere, 9))  # an address reserved for documentation: nothing is sent, but a route is chosen
         return str(probe.getsockname()[0])
     return socket.gethostname()
 

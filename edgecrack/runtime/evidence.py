@@ -1,4 +1,4 @@
-"""Clips and images of what was found, and of nothing else, so that a day fits on a card."""
+"""Clips and images of finds only, so that a day fits on a memory card."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from edgecrack.runtime.recording import Clock, Labels, Room, last_of, make_folde
 from edgecrack.runtime.sinks import Sink
 from edgecrack.runtime.video import VideoEncoder, check_rate, require_av
 
-_IMAGE_EVERY = 1.0  # seconds of a find for which there is one image
+_IMAGE_EVERY = 1.0  # seconds of a find per image
 
 
 class Evidence(Closing):
-    """A folder of clips, from `roll` seconds before a find to as long after it, and of images of what was found.
+    """Writes a folder of clips, from `roll` seconds before a find to as long after it, and of images of the find.
 
-    Both are named by the number of a frame: a clip, with the cracks drawn in, by that of the find it begins for, an image,
-    as the camera gave it, by its own; of each second of a find it is the frame with the most crack. Finds whose clips would
-    overlap share one. Of several sources each has a folder of its own.
+    Files are named by frame index: a clip, with the cracks drawn on it, by that of the find that started it; an image,
+    as the camera delivered it, by its own. For each second of a find, the frame with the most crack pixels is kept as
+    an image. Finds whose clips would overlap share one. With several sources, each has its own folder.
 
-    Frames are encoded once, and what was encoded of the last seconds is kept in memory: some megabytes a source.
+    Frames are encoded once, and the encoded last seconds are kept in memory: a few megabytes per source.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Evidence(Closing):
         sources: Sequence[str] = (),
         room: Room | None = None,
     ) -> None:
-        """`rate` in frames a second; a find is a frame with crack, of which it takes `share` (0..1) of the pixels or more.
+        """`rate` in frames per second; a find is a frame with crack pixels that make up at least `share` (0..1) of it.
 
-        `longest` is the seconds after which a clip is gone on with in another, `sources` are the names of all where there
-        are several, `room` limits what all clips take. Raises MissingDependency, SourceError or SpecError.
+        `longest` is the seconds after which a clip is continued in a new file, `sources` lists all names if there are
+        several, `room` limits the total size of the clips. Raises MissingDependency, SourceError or SpecError.
         """
         check_rate(rate)
         require_av()
@@ -62,10 +62,10 @@ class Evidence(Closing):
         make_folder(self.folder)
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """See one frame. Raises SourceError when what is to be kept cannot be written."""
+        """Process one frame. Raises SourceError when a clip or image cannot be written."""
         label = self._labels.of(frame)
         if label not in self._watches:
-            if frame.monotonic is None:  # files come in turn: those before are at their end
+            if frame.monotonic is None:  # files are read one after the other: earlier ones have ended
                 self.close()
                 self._watches.clear()
             make_folder(self.folder / label)
@@ -75,22 +75,22 @@ class Evidence(Closing):
             self._room.keep()
 
     def close(self) -> None:
-        """Finish the clip and the image under way; a second call does nothing. Raises SourceError."""
+        """Finish the current clip and image; a second call does nothing. Raises SourceError."""
         with ExitStack() as all_of_them:
             for watch in self._watches.values():
                 all_of_them.callback(watch.close)
 
 
 class OnlyFinds(Closing):
-    """Hands on to another sink the frames with crack, and closes it."""
+    """Passes only frames that are finds on to another sink, and closes it."""
 
     def __init__(self, sink: Sink, share: float = 0.0) -> None:
-        """A find is a frame with crack, of which it takes `share` (0..1) of the pixels or more. Raises SpecError."""
+        """A find is a frame with crack pixels that make up at least `share` (0..1) of it. Raises SpecError."""
         self._sink = sink
         self._share = check_share(share)
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Hand on a find; raises what the other sink raises."""
+        """Pass on a find; raises what the other sink raises."""
         if is_find(detection, self._share):
             self._sink.write(frame, detection)
 
@@ -100,19 +100,19 @@ class OnlyFinds(Closing):
 
 
 def is_find(detection: Detection, share: float) -> bool:
-    """Whether crack takes `share` of the frame or more, and a pixel at least."""
+    """Whether crack makes up at least `share` of the frame, and at least one pixel."""
     return detection.crack_pixels > 0 and detection.crack_share >= share
 
 
 def check_share(share: float) -> float:
-    """Raise SpecError for a share that cannot be."""
+    """Return `share`. Raises SpecError unless it is in 0..1."""
     if not 0 <= share <= 1:
         raise SpecError(f"a share of crack is between 0 and 1, got {share!r}")
     return share
 
 
 class _Piece(NamedTuple):
-    """A frame as it was encoded."""
+    """An encoded frame."""
 
     time: float
     is_key: bool
@@ -120,7 +120,7 @@ class _Piece(NamedTuple):
 
 
 class _Watch(Closing):
-    """The frames of one source, encoded once: kept for a while, or written where there is a find."""
+    """The frames of one source, encoded once: buffered for a while, or written to a clip around a find."""
 
     def __init__(self, folder: Path, rate: float, roll: float, longest: float, room: Room | None) -> None:
         self._folder, self._rate, self._roll, self._longest, self._room = folder, rate, roll, longest, room
@@ -128,16 +128,16 @@ class _Watch(Closing):
         self._encoded = _Fragments(folder)
         self._size: tuple[int, ...] = ()
         self._clock, self._now = Clock(rate), 0.0
-        self._under_way: deque[tuple[float, bool]] = deque()  # time and key of what the encoder still has
-        self._past: deque[list[_Piece]] = deque()  # from key frame to key frame
+        self._under_way: deque[tuple[float, bool]] = deque()  # (time, is key frame) of frames still in the encoder
+        self._past: deque[list[_Piece]] = deque()  # groups of pictures, each from a key frame up to the next
         self._clip: _Clip | None = None
-        self._begun, self._until = 0.0, -math.inf  # of the clip
+        self._begun, self._until = 0.0, -math.inf  # of the current clip
         self._image = _BestImage(folder)
 
     def write(self, frame: Frame, detection: Detection, found: bool) -> None:
         before, self._now = self._now, self._clock.of(frame)
         now = self._now
-        if now - before > self._roll:  # a camera was away: the road before is not that of a find that comes next
+        if now - before > self._roll:  # the camera was away: earlier frames do not belong to the next find
             self._finish()
         self._encode(detection.plot(frame.image), now, found)
         if found:
@@ -151,7 +151,7 @@ class _Watch(Closing):
             self._finish()
             self._encoded, self._size = _Fragments(self._folder), image.shape
             self._encoder = VideoEncoder(self._encoded, self._rate)
-        # What comes after a clip begins with a key frame, since another clip may begin with it.
+        # The frames after a clip begin with a key frame, since another clip may begin there.
         is_over = self._clip is not None and (now - self._begun >= self._longest or (now > self._until and not found))
         self._under_way.append((now, self._encoder.write(image, now, key=is_over)))
         self._take()
@@ -159,7 +159,7 @@ class _Watch(Closing):
             self._end()
 
     def _take(self) -> None:
-        """Write or keep what the encoder has finished: all frames but the last."""
+        """Write or buffer the fragments that the encoder has finished: all frames but the last."""
         while self._encoded.done:
             piece = _Piece(*self._under_way.popleft(), self._encoded.done.popleft())
             if self._clip:
@@ -173,7 +173,7 @@ class _Watch(Closing):
 
     def _begin(self, index: int, now: float) -> None:
         path = self._folder / f"{index:06d}.mp4"
-        path = numbered(path, 1 + last_of(path))  # what a run had of it that was killed is kept
+        path = numbered(path, 1 + last_of(path))  # keeps the clip of a run that was killed
         if self._room:
             self._room.take(path)
         self._clip, self._begun = _Clip(path, self._encoded.head), now
@@ -189,7 +189,7 @@ class _Watch(Closing):
             clip.close()
 
     def _finish(self) -> None:
-        """End the encoder and the clip under way."""
+        """Close the encoder and the current clip."""
         encoder, self._encoder = self._encoder, None
         try:
             if encoder:
@@ -208,7 +208,7 @@ class _Watch(Closing):
 
 
 class _Clip(Closing):
-    """A file of fragments, whose times it counts from its first."""
+    """An MP4 file of fragments, with their times shifted to start at 0."""
 
     def __init__(self, path: Path, head: bytes) -> None:
         self.path = path
@@ -217,7 +217,7 @@ class _Clip(Closing):
         self._start: int | None = None
 
     def add(self, piece: _Piece) -> None:
-        place = piece.data.index(b"tfdt") + 8  # 64 bits: when the fragment is shown
+        place = piece.data.index(b"tfdt") + 8  # 64 bits: decode time of the fragment
         shown = int.from_bytes(piece.data[place : place + 8], "big")
         self._start = shown if self._start is None else self._start
         data = piece.data[:place] + (shown - self._start).to_bytes(8, "big") + piece.data[place + 8 :]
@@ -229,11 +229,11 @@ class _Clip(Closing):
 
 
 class _Fragments:
-    """Takes an MP4 apart as it is written.
+    """Splits an MP4 stream into fragments as it is written.
 
     Attributes:
-        head: what each file of fragments begins with.
-        done: the fragments that are whole, each "moof" and "mdat".
+        head: the header ("ftyp" and "moov") with which each file of fragments begins.
+        done: the complete fragments, each a "moof" and an "mdat".
     """
 
     def __init__(self, path: Path) -> None:
@@ -257,11 +257,11 @@ class _Fragments:
         return len(data)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
 class _BestImage(Closing):
-    """Writes the frame with the most crack of each second of a find."""
+    """Writes the frame with the most crack pixels of each second of a find."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""GStreamer pipelines, through PyGObject: cameras of a Jetson, and decoders in hardware."""
+"""GStreamer pipelines through PyGObject: Jetson cameras and hardware decoders."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _SINK = "videoconvert ! video/x-raw,format=BGR ! appsink sync=false drop=false m
 
 
 def has_pygobject() -> bool:
-    """Whether this Python has GStreamer's bindings."""
+    """Whether this Python has the GStreamer bindings."""
     if find_spec("gi") is None:
         return False
     try:
         _gst()
-    except (ImportError, ValueError):  # gi says ValueError where GStreamer's own description is missing
+    except (ImportError, ValueError):  # gi raises ValueError if GStreamer's typelib is missing
         return False
     return True
 
 
 def pipeline_of(source: str, options: SourceOptions) -> str:
-    """The GStreamer pipeline that reads `csi://N`, `srt://...` or `gst:PIPELINE`; it ends in an appsink of BGR frames.
+    """The GStreamer pipeline for `csi://N`, `srt://...` or `gst:PIPELINE`, ending in an appsink of BGR frames.
 
-    Raises SpecError for a `csi://` without the number of a camera.
+    Raises SpecError for a `csi://` without a camera number.
     """
     if source.startswith("gst:"):
         pipeline = source[len("gst:") :].removeprefix("//").strip()
@@ -49,16 +49,16 @@ def pipeline_of(source: str, options: SourceOptions) -> str:
 
 
 class GstConnection:
-    """A running pipeline; it keeps our time-out and says why it failed, which it does not through OpenCV."""
+    """A running pipeline that, unlike one run by OpenCV, keeps our time-out and reports why it failed."""
 
     def __init__(self, pipeline: str, timeout: float) -> None:
-        """Raises Refused for what is no pipeline or has no sink, SourceError when it does not start."""
+        """Raises Refused for an invalid pipeline or one without an appsink, SourceError when it does not start."""
         self._gst, reason = _gst(), ""
         try:
             self._pipeline = self._gst.parse_launch(pipeline)
-        except Exception as error:  # GLib's own, which would have to be imported to be named
+        except Exception as error:  # GLib.Error, which would have to be imported to be named
             reason = redacted(getattr(error, "message", type(error).__name__))
-        if reason:  # outside of the handler: the error may hold a password
+        if reason:  # outside the handler, so that GLib's error, which may contain a password, is not chained
             raise Refused(f"that is no pipeline: {reason}")
         self._sink = self._pipeline.iterate_all_by_element_factory_name("appsink").next()[1]
         if self._sink is None:
@@ -89,7 +89,7 @@ class GstConnection:
         if not done:
             raise SourceError("a picture of the pipeline cannot be read")
         try:
-            rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)  # each padded to four bytes
+            rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)  # rows are padded to four bytes
             return np.array(rows[:, : 3 * width].reshape(height, width, 3), np.uint8)
         finally:
             buffer.unmap(mapped)
@@ -102,9 +102,9 @@ class GstConnection:
 
 
 def _gst() -> Any:
-    """The library, started."""
-    # Before GStreamer brings libunwind, which would take over the exceptions of its plugins in C++ (SRT throws one when it
-    # is closed) and crash at the first where Python is not the system's.
+    """Import and initialise GStreamer."""
+    # Load libgcc before GStreamer loads libunwind, which would handle the C++ exceptions of its plugins (SRT throws one
+    # when closed) and crash at the first if Python is not the system's.
     with suppress(OSError):  # not Linux
         ctypes.CDLL("libgcc_s.so.1", ctypes.RTLD_GLOBAL)
     import gi  # type: ignore[import-not-found]

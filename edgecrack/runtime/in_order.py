@@ -1,4 +1,4 @@
-"""Sources of which every frame comes, in order, by the thread that asks for it: files, a pipe, an iterable."""
+"""Sources that yield every frame, in order, read in the calling thread: files, a pipe, an iterable."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from edgecrack.runtime.options import SourceOptions, flipped
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _log = logging.getLogger("edgecrack")
 
-# FFmpeg writes to stderr what we raise or log in our own words; it reads this when the first video is opened.
+# FFmpeg writes to stderr what we raise or log ourselves; it reads this when the first video is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_TRIES = 1000  # to decode one more frame, before a file counts as at its end; each of them passes over a damaged packet
+_TRIES = 1000  # attempts to decode another frame before a file counts as ended; each skips a damaged packet
 
 
 class InOrder(Closing, ABC):
@@ -47,7 +47,7 @@ class InOrder(Closing, ABC):
         self._stopped = self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError or FrameError naming what cannot be read; SourceError for a source that is closed."""
+        """Raises SourceError or FrameError, naming what cannot be read; SourceError for a closed source."""
         if self._closed:
             raise SourceError(f"{self.name} is closed; open it again")
         frames = self._frames()
@@ -56,20 +56,20 @@ class InOrder(Closing, ABC):
             yield replace(frame, image=flipped(frame.image, self._options.flip)) if self._options.flip else frame
 
     def stop(self) -> None:
-        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+        """End the iteration at the next frame; does not wait. May be called from any thread or a signal handler."""
         self._stopped = True
 
     def close(self) -> None:
-        """Let go of what is read; a second call does nothing."""
+        """Close the source; a second call does nothing."""
         self._closed = True
 
     @abstractmethod
     def _frames(self) -> Iterator[Frame]:
-        """The frames that are wanted, in order, each read when its turn comes."""
+        """Yield the requested frames in order, reading each when its turn comes."""
 
 
 class ImageSource(InOrder):
-    """Image files, each read when its turn comes; their sizes may differ."""
+    """Image files, read one by one on iteration; their sizes may differ."""
 
     rate = None
 
@@ -86,33 +86,33 @@ class ImageSource(InOrder):
 
 
 class VideoSource(InOrder):
-    """A video file, through OpenCV's FFmpeg.
+    """A video file, read through OpenCV's FFmpeg.
 
-    Frames that cannot be decoded are dropped as "damaged", and get no number.
+    Frames that cannot be decoded are dropped as "damaged" and get no index.
 
     Attributes:
-        truncated_at: the frames that were read, when that is fewer than the file declares; None otherwise.
+        truncated_at: the number of frames decoded, if the file declares more; None otherwise.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
-        """Raises SourceError when `path` is no video, or so damaged that nothing can be read."""
+        """Raises SourceError when `path` is not a video, or too damaged to be opened."""
         super().__init__(options)
         self.name = str(path)
         self.truncated_at: int | None = None
         self._path = path
         self._capture, self._resting = _capture(path), False
         self._rate = self._capture.get(cv2.CAP_PROP_FPS) or None
-        # Of the frames handed out, so that what is drawn of them takes as long as the road did.
+        # The rate of the frames handed out, so that a video recorded from them plays at the original speed.
         self.rate = self._rate and self._rate / options.every
         self._declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         expected = self._expected()
         self.count = None if expected is None else _left(expected, options)
-        self._next = 0  # the number of the next frame to come
-        self._decoded = 0  # frames of this turn through the file
+        self._next = 0  # index of the next frame
+        self._decoded = 0  # frames decoded in this pass through the file
         self._time: float | None = None
 
     def rest(self) -> None:
-        """Let go of the file, which takes memory and threads, until the first frame is asked for."""
+        """Close the file, which takes memory and threads, until the first frame is requested."""
         self._capture.release()
         self._resting = True
 
@@ -138,7 +138,7 @@ class VideoSource(InOrder):
             self._capture, self._decoded = _capture(self._path), 0
 
     def _grab(self) -> bool:
-        """Decode the next frame, past what is damaged; False at the end of the file."""
+        """Decode the next frame, skipping damaged packets; returns False at the end of the file."""
         for damaged in range(_TRIES):
             if self._capture.grab():
                 if damaged:
@@ -147,7 +147,7 @@ class VideoSource(InOrder):
         return False
 
     def _drop_damaged(self, count: int) -> None:
-        if self._next < self._options.first:  # the run that is gone on with has counted it
+        if self._next < self._options.first:  # already counted by the run that is being resumed
             return
         if not self.dropped["damaged"]:
             after = "" if self._time is None else f" after {self._time:.2f} s"
@@ -156,9 +156,9 @@ class VideoSource(InOrder):
         self.dropped["damaged"] += count
 
     def _before_end(self) -> bool:
-        """Whether the frame that was just decoded is before the end that was asked for; notes its time."""
+        """Record the timestamp of the frame just decoded; return whether it is before the requested end."""
         seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-        self._time = seconds if seconds >= 0 else None  # OpenCV 4 has no time for some Matroska files
+        self._time = seconds if seconds >= 0 else None  # OpenCV 4 reports no timestamp for some Matroska files
         self._decoded += 1
         if self._time is None and self._rate and (self._options.start or self._options.end):
             self._time = (self._decoded - 1) / self._rate
@@ -171,7 +171,7 @@ class VideoSource(InOrder):
         self._check_end()
 
     def _check_end(self) -> None:
-        # By time and not by number: where frames are not evenly spaced, the count is the duration times the rate.
+        # By time, not by index: with a variable frame rate, the declared count is the duration times the rate.
         declared = self._declared if self._declared > 0 else 0
         if self._time is None or not (declared and self._rate):
             return
@@ -182,7 +182,7 @@ class VideoSource(InOrder):
         _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
 
     def _expected(self) -> int | None:
-        """The frames of the part that was asked for, as far as the file says."""
+        """The number of frames in the requested part; None if the file does not say."""
         if self._declared <= 0 or self._options.loop:
             return None
         if self._options.start is None and self._options.end is None:
@@ -194,26 +194,26 @@ class VideoSource(InOrder):
         return max(0, round((end - (self._options.start or 0)) * self._rate))
 
     def close(self) -> None:
-        """Let go of the file; a second call does nothing."""
+        """Close the file; a second call does nothing."""
         super().close()
         self._capture.release()
         self._resting = False
 
 
 class PipeSource(InOrder):
-    """Raw pictures on standard input, none of them lost for lack of time: a pipe makes its writer wait."""
+    """Raw images on standard input, none of them dropped: a pipe makes its writer wait."""
 
     rate = count = None
 
     def __init__(self, name: str, options: SourceOptions) -> None:
-        """`name` is `raw:WIDTHxHEIGHT`. Raises SpecError for another, SourceError when standard input is a terminal."""
+        """`name` is `raw:WIDTHxHEIGHT`. Raises SpecError otherwise, SourceError when standard input is a terminal."""
         super().__init__(options)
         self.name = name
         self._pipe = PipeConnection(raw_format(name)[0])
 
     @property
     def ready(self) -> bool:
-        """Whether the writer has begun with the next picture, or is at its end."""
+        """Whether data of the next image, or the end of the pipe, can be read without waiting."""
         return self._stopped or self._pipe.ready
 
     def _frames(self) -> Iterator[Frame]:
@@ -235,7 +235,7 @@ class PipeSource(InOrder):
 
 
 class IterableSource(InOrder):
-    """Frames that Python code yields."""
+    """Frames from a Python iterable."""
 
     name = "frames"
     rate = None
@@ -254,7 +254,7 @@ _Any = TypeVar("_Any")
 
 
 def _wanted(numbered: Iterable[_Any], options: SourceOptions) -> Iterator[_Any]:
-    """Each N-th of them, from the first that is wanted."""
+    """Every N-th item, from the first that is requested."""
     return itertools.islice(numbered, options.every * _before(options), None, options.every)
 
 
@@ -264,15 +264,15 @@ def _left(count: int, options: SourceOptions) -> int:
 
 
 def _before(options: SourceOptions) -> int:
-    """The frames that `every` takes and that come before the first that is wanted."""
+    """The number of frames selected by `every` that precede the first requested one."""
     return math.ceil(options.first / options.every)
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
-    name = str(path.absolute())  # what stands before a : in a name without a folder would be a protocol to FFmpeg
+    name = str(path.absolute())  # absolute: FFmpeg would take text before a : in a bare name for a protocol
     try:
         name.encode()
-    except UnicodeEncodeError as error:  # OpenCV ends the process at it
+    except UnicodeEncodeError as error:  # OpenCV would abort the process
         raise SourceError(f"the name of {str(path)!a} is not UTF-8; rename it") from error
     level = _set_log_level(0)
     try:
@@ -280,7 +280,7 @@ def _capture(path: Path) -> cv2.VideoCapture:
     finally:
         _set_log_level(level)
     if not capture.isOpened():
-        if not path.is_file():  # it was, when the run began
+        if not path.is_file():  # it existed when the run began
             raise SourceError(f"{path} is not there any more")
         raise SourceError(f"{path} is not a video that OpenCV can read, or is truncated ({path.stat().st_size} bytes)")
     return capture

@@ -1,4 +1,4 @@
-"""Several cameras as one source: the newest frames, in turns, and never one that is waited for."""
+"""One or several cameras as one source: their newest frames in turn, without waiting for any one camera."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _log = logging.getLogger("edgecrack")
 
 
 class LiveSource(Closing):
-    """Cameras, each read by a thread of its own from the first `iter` to `close`.
+    """Cameras, each read by its own thread from the first `iter` to `close`.
 
-    Of the frames of a camera that wait, the newest is handed out and those it overtook are dropped, and so is one older
-    than `SourceOptions.staleness`: the delay never grows, whatever the consumer does. Cameras take turns, and none is waited
-    for. One that is lost is connected anew; where it is given up, the others go on.
+    Only a camera's newest waiting frame is handed out; older ones, and any older than `SourceOptions.staleness`, are
+    dropped, so that the delay never grows, however slow the consumer is. Cameras take turns, and none is waited for. A
+    lost camera is reconnected; when it is given up, the others go on.
 
     Attributes:
         parts: the cameras.
-        on_event: is called with each Event, by the thread that iterates or closes; by default it writes to the logger
+        on_event: called with each Event, in the thread that iterates or closes; by default it writes to the logger
             "edgecrack".
     """
 
     count = None
 
     def __init__(self, *cameras: Camera) -> None:
-        """Take over cameras that are not read yet. Where two have a name, the later one's gets a number: "NAME (2)"."""
+        """Take over cameras that have not been started. Duplicate names get a number: "NAME (2)"."""
         self.parts = cameras
         self.on_event: Callable[[Event], None] = self._tell
         self._news = threading.Condition()
-        self._turns = deque(cameras)  # whose frame was handed out the longest ago comes first
+        self._turns = deque(cameras)  # least recently served camera first
         self._stopped = self._closed = False
         names: Counter[str] = Counter()
         for camera in cameras:
@@ -48,51 +48,52 @@ class LiveSource(Closing):
 
     @property
     def name(self) -> str:
-        """What it reads."""
+        """The names of the cameras."""
         return ", ".join(camera.name for camera in self.parts)
 
     @property
     def rate(self) -> float | None:
-        """The frames a second of the fastest camera, of those that say so."""
+        """The highest known frame rate of the cameras, in frames per second."""
         return max((camera.rate for camera in self.parts if camera.rate), default=None)
 
     @property
     def read(self) -> int:
-        """The frames that came so far, of all cameras."""
+        """The number of frames received so far from all cameras."""
         return sum(camera.read for camera in self.parts)
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many of them were dropped, by cause, as `Camera.dropped` names them."""
+        """The number of frames dropped, by cause, as named by `Camera.dropped`."""
         return sum((camera.dropped for camera in self.parts), Counter())
 
     @property
     def ready(self) -> bool:
-        """Whether the next frame, or the end, can be had without waiting."""
+        """Whether the next frame, or the end, is available without waiting."""
         with self._news:
             return any(camera.has_fresh for camera in self.parts) or self._is_over
 
     @property
     def drops(self) -> bool:
-        """Whether frames may be dropped, of any camera."""
+        """Whether any camera may drop frames."""
         return any(camera.drops for camera in self.parts)
 
     def leave_out(self, frame: Frame, cause: str, reason: str) -> None:
-        """Count a frame that was handed out as dropped for `cause`; a warning says why, once a camera."""
+        """Count a frame that was handed out as dropped for `cause`; warns with `reason` once per camera."""
         (camera,) = (camera for camera in self.parts if camera.name == frame.source)
         if not camera.dropped[cause]:
             _log.warning("%s: %s; such frames are dropped", camera.name, reason)
         camera.leave_out(frame, cause)
 
     def make_room(self, frames: int) -> None:
-        """Let so many frames wait, shared by the cameras: as many as the consumer takes at a time."""
+        """Let `frames` frames wait, divided between the cameras: as many as the consumer takes at a time."""
         for camera in self.parts:
             camera.room = max(camera.room, math.ceil(frames / len(self.parts)))
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceLost at the end, when the tries to reconnect a camera were used up.
+        """Raises SourceLost at the end, if the attempts to reconnect a camera were exhausted.
 
-        Raises SourceError at once when a camera refuses to be read, its frames come too fast to keep all, or it is closed.
+        Raises SourceError at once when a camera refuses to be read or sends frames too fast to keep all, or when the
+        source is closed.
         """
         if self._closed:
             raise SourceError(f"{self.name} is closed; open it again")
@@ -113,31 +114,31 @@ class LiveSource(Closing):
         self._raise()
 
     def stop(self) -> None:
-        """End the iteration, from any thread or a signal handler; what waits is dropped. Does not wait for the cameras."""
+        """End the iteration, from any thread or signal handler; drop waiting frames. Does not wait for the cameras."""
         self._stopped = True
         for camera in self.parts:
             camera.stop()
 
     def close(self) -> None:
-        """Stop, and wait until the threads have let go of the cameras; a second call does nothing.
+        """Stop, and wait until the threads have released the cameras; a second call does nothing.
 
-        A camera that is silent is let go of when its time-out is over.
+        A silent camera is released when its time-out expires.
         """
         self.stop()
         with self._news:
-            events = [] if self._closed else self._events()  # by a second call the log may be closed
+            events = [] if self._closed else self._events()  # at a second call the log may already be closed
             self._closed = True
         for event in events:
-            with suppress(EdgecrackError):  # a log that is full ends the run with its own error
+            with suppress(EdgecrackError):  # a full log ends the run with its own error
                 self.on_event(event)
-        for join in [camera.leave() for camera in self.parts]:  # all first: a wait may be interrupted
+        for join in [camera.leave() for camera in self.parts]:  # all before the first wait, which may be interrupted
             join()
 
     def _events(self) -> list[Event]:
         return sorted((event for camera in self.parts for event in camera.take_events()), key=lambda event: event.utc)
 
     def _next(self) -> Frame | None:
-        """The frame whose turn it is."""
+        """The frame of the camera whose turn it is."""
         for camera in self._turns:
             frame = camera.take()
             if frame is not None:
@@ -148,12 +149,12 @@ class LiveSource(Closing):
 
     @property
     def _is_over(self) -> bool:
-        """Whether no frame is to be had any more."""
+        """Whether no more frames will come."""
         return self._has_failed or all(camera.is_over for camera in self.parts)
 
     @property
     def _has_failed(self) -> bool:
-        """Whether a camera ended, with what it had, for something worse than a loss: that ends the others too."""
+        """Whether a camera has ended, its frames used up, with an error worse than a loss; that ends the others too."""
         return any(
             camera.is_over and camera.error and not isinstance(camera.error, SourceLost) for camera in self.parts
         )
@@ -170,8 +171,8 @@ class LiveSource(Closing):
 
     def _tell(self, event: Event) -> None:
         if event.name == "dropped":
-            return  # many a second, and counted
-        # What ends the only camera is raised; where others go on, it has to be said.
+            return  # many per second, and counted anyway
+        # The error of an only camera is raised; if others go on, it must be logged.
         given_up = "reason" in event.details and len(self.parts) > 1
         quiet = event.name == "connected" or (event.name == "ended" and not given_up)
         details = ", ".join(f"{key} {value}" for key, value in event.details.items())

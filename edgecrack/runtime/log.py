@@ -1,4 +1,4 @@
-"""The log of a run: a line of JSON a frame, whole whatever happens to the process."""
+"""The log of a run: JSON Lines, one line per frame, kept intact even if the process dies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgecrack.runtime.rle import rle_of
 
 
 class JsonLines(Closing):
-    """One line of JSON a frame: index, source, time in seconds or null, and `Detection.to_json`.
+    """Writes one line of JSON per frame: index, source, time in seconds or null, and `Detection.to_json`.
 
-    Frames of a camera have `utc` too, when they came, and `age`, the seconds until they were written. What happened to a
-    camera or to what is written has a line with "event". Lines are only ever added, each at once, and are on the disk a
-    second later; a file that exists is gone on with, and a last line that a power cut left torn is cut off.
+    Frames of a camera also have `utc`, their time of arrival, and `age`, the seconds from arrival to writing. Events of
+    cameras and sinks get a line with "event". Lines are only ever appended, each immediately, and reach the disk a
+    second later; an existing file is continued, and an incomplete last line, left by a power cut, is removed.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class JsonLines(Closing):
         rle: bool = False,
         dropped: Callable[[str], Mapping[str, int]] | None = None,
     ) -> None:
-        """With `boxes` and `contours` a line has `Detection.boxes` and `Detection.contours`, with `rle` the mask as COCO's RLE.
+        """`boxes` and `contours` add those of `Detection` to each line, `rle` adds the mask as COCO RLE.
 
-        `dropped`, given the name of a source, says how many of its frames were dropped so far, by cause.
+        `dropped`, given the name of a source, returns how many of its frames were dropped so far, by cause.
         Raises SourceError when the file cannot be opened for writing.
         """
         self.path = Path(path)
@@ -65,21 +65,21 @@ class JsonLines(Closing):
         self._add(line)
 
     def write_event(self, event: Event | Account) -> None:
-        """Add what happened, or what became of the frames; from any thread. Raises SourceError when the disk is full."""
+        """Add an event or the final account; callable from any thread. Raises SourceError when the disk is full."""
         self._add(event.to_json())
 
     def _add(self, entry: Mapping[str, object]) -> None:
         self._file.write(json.dumps(entry).encode() + b"\n")
 
     def close(self) -> None:
-        """Close the file; a second call does nothing. Raises SourceError when the disk does not take its end."""
+        """Close the file; a second call does nothing. Raises SourceError when the last lines cannot be written."""
         self._file.close()
 
 
 def entries(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The lines of a log, one by one; a last one that is torn is left out. None where there is no log.
+    """Yield the entries of a log; an incomplete last line is skipped. Yields nothing if there is no file.
 
-    Raises SourceError, naming the line, for a file that is no log.
+    Raises SourceError, naming the line, for a file that is not a log.
     """
     path = Path(path)
     if not path.exists():
@@ -107,7 +107,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _mend(path: Path) -> None:
-    """Cut off what a kill or a power cut left of a last line."""
+    """Remove an incomplete last line, as a kill or a power cut leaves it."""
     if not path.is_file() or not path.stat().st_size:
         return
     try:
@@ -117,7 +117,7 @@ def _mend(path: Path) -> None:
                 last = content[end:]
             if last and _parsed(last) is None:
                 file.truncate(end)
-            elif last:  # whole but for its end, as an editor may leave it
+            elif last:  # complete except for the newline, as an editor may leave it
                 file.seek(0, os.SEEK_END)
                 file.write(b"\n")
     except OSError as error:

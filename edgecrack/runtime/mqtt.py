@@ -1,4 +1,4 @@
-"""Telling an MQTT broker what happens: the events of cameras, places that were marked, and finds."""
+"""Publishes to an MQTT broker: camera events, marked places and finds."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
 _log = logging.getLogger("edgecrack")
-_KEPT = 1000  # messages that wait for a broker that is away: some 300 kB
-_PAUSE = 1.0  # seconds between two finds of a source
-_FLUSH = 0.5  # seconds that the last messages have at the end
-_PATIENCE = 1.0  # seconds that the thread has to end
+_KEPT = 1000  # messages queued while the broker is away: about 300 kB
+_PAUSE = 1.0  # minimum seconds between two finds of a source
+_FLUSH = 0.5  # seconds allowed for the last messages on close
+_PATIENCE = 1.0  # seconds allowed for the thread to end
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where messages go; shown without its password."""
+    """The broker and topic that messages are published to; shown without its password."""
 
     host: str
     port: int
@@ -46,11 +46,12 @@ class Broker:
 
     @classmethod
     def parse(cls, url: str) -> Broker:
-        """`mqtt://USER:PASSWORD@HOST:PORT/TOPIC`, or `mqtts://` for TLS; all but the host may be left out.
+        """Parse `mqtt://USER:PASSWORD@HOST:PORT/TOPIC`, or `mqtts://` for TLS; only the host is required.
 
-        The port is then 1883 or 8883 and the topic "edgecrack". Raises SpecError, without the password.
+        The default port is 1883, or 8883 for TLS, and the default topic "edgecrack". Raises SpecError, without the
+        password.
         """
-        # Up to the last @, as in sources: passwords hold @ and /, and people do not escape them.
+        # Up to the last @, as in sources: passwords contain @ and /, and users do not escape them.
         found = re.fullmatch(
             r"(?i)(mqtts?)://(?:(.*)@)?(\[[^\[\]]+\]|[^:/@\[\]]+)(?::(\d{1,5}))?(?:/(.*))?", url.strip()
         )
@@ -70,7 +71,7 @@ class Broker:
 
 
 def _is_host(name: str) -> bool:
-    """Whether a host can have this name; looking another up would raise what nobody expects."""
+    """Whether this is a valid host name; looking up an invalid one would raise an unexpected exception."""
     try:
         name.encode("idna")
     except UnicodeError:
@@ -79,20 +80,20 @@ def _is_host(name: str) -> bool:
 
 
 class MqttMessages(Closing):
-    """A sink and a listener: TOPIC/events has what the log has of events, TOPIC/finds a frame with cracks.
+    """A sink that publishes the events of the log to TOPIC/events, and finds to TOPIC/finds.
 
-    Messages are JSON, with QoS 1. Of finds at most one a second and source is sent, and of runs of dropped frames none. A
-    broker that is away is tried anew every 1 to 30 s by a thread of its own, and nothing waits for it: 1000 messages are
-    kept for it, those that come after are counted and left out.
+    Messages are JSON, with QoS 1. At most one find per second and source is sent, and no events for dropped frames. If
+    the broker is away, a background thread retries every 1 to 30 s, and nothing waits for it: 1000 messages are queued,
+    any further ones are counted and discarded.
 
     Attributes:
-        lost: messages that were not sent, for too many waited.
+        lost: number of messages discarded because the queue was full.
     """
 
     def __init__(self, broker: Broker, *, share: float = 0.001) -> None:
-        """A find is a frame with crack, of which it takes `share` (0..1) of the pixels or more.
+        """A find is a frame with crack pixels that make up at least `share` (0..1) of it.
 
-        Raises MissingDependency, SpecError for a share that cannot be.
+        Raises MissingDependency, SpecError for an invalid share.
         """
         try:
             from paho.mqtt.client import Client
@@ -102,8 +103,8 @@ class MqttMessages(Closing):
         self.broker = broker
         self.lost = 0
         self._share = check_share(share)
-        self._found: dict[str, float] = {}  # when a find of a source was sent
-        self._lock = threading.Lock()  # marks come from another thread than finds
+        self._found: dict[str, float] = {}  # source -> when its last find was sent
+        self._lock = threading.Lock()  # marks and finds come from different threads
         self._queued = self._sent = 0
         self._said = ""
         self._client: Client | None
@@ -120,7 +121,7 @@ class MqttMessages(Closing):
         client.loop_start()
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Send a frame whose cracks are a find, unless another was sent less than a second ago."""
+        """Publish the frame if it is a find and the source's last one was sent at least a second ago."""
         now = time.monotonic()
         due = now - self._found.get(frame.source, -_PAUSE) >= _PAUSE
         if not due or not is_find(detection, self._share):
@@ -132,14 +133,14 @@ class MqttMessages(Closing):
         self._send("finds", {**place, **utc, **detection.to_json()})
 
     def write_event(self, event: Event | Account) -> None:
-        """Send what happened to a camera, or what became of its frames."""
-        if not isinstance(event, Event) or event.name != "dropped":  # many a second, and in the log
+        """Publish an event, or the final account of the frames."""
+        if not isinstance(event, Event) or event.name != "dropped":  # many per second, and in the log
             self._send("events", event.to_json())
 
     def close(self) -> None:
-        """Send what waits, if the broker is there, and end the thread, within about a second; a second call does nothing.
+        """Send queued messages, if connected, and end the thread, within about a second; a second call does nothing.
 
-        A thread that waits for a broker which does not answer ends by itself when that gave up, some seconds later.
+        A thread still connecting to a broker that does not answer ends by itself when the attempt fails, seconds later.
         """
         client, self._client = self._client, None
         if client is None:
@@ -148,11 +149,11 @@ class MqttMessages(Closing):
         while client.is_connected() and self._sent < self._queued and time.monotonic() < deadline:
             time.sleep(0.01)
         client.disconnect()
-        end = threading.Thread(target=client.loop_stop, name="edgecrack mqtt", daemon=True)  # it waits without a limit
+        end = threading.Thread(target=client.loop_stop, name="edgecrack mqtt", daemon=True)  # it has no time limit
         end.start()
         end.join(_PATIENCE / 2)
-        if end.is_alive() and isinstance(stalled := client.socket(), socket.socket):  # of TLS too
-            with suppress(OSError):  # it has ended meanwhile
+        if end.is_alive() and isinstance(stalled := client.socket(), socket.socket):  # also true for TLS sockets
+            with suppress(OSError):  # the connection ended meanwhile
                 stalled.shutdown(socket.SHUT_RDWR)
             end.join(_PATIENCE / 2)
         unsent = self._queued - self._sent + self.lost
@@ -162,7 +163,7 @@ class MqttMessages(Closing):
     def _send(self, kind: str, message: Mapping[str, object]) -> None:
         from paho.mqtt.enums import MQTTErrorCode
 
-        client = self._client  # which a close takes away at any time
+        client = self._client  # a concurrent close may set it to None
         if client is None:
             return
         with self._lock:
@@ -172,7 +173,7 @@ class MqttMessages(Closing):
             else:
                 self._queued += 1
 
-    # The following are called by the client's thread.
+    # The following are called in the client's thread.
 
     def _on_connect(self, client: Client, data: object, flags: object, reason: ReasonCode, *properties: object) -> None:
         self._say(f"refused: {reason}" if reason.is_failure else "")
@@ -184,7 +185,7 @@ class MqttMessages(Closing):
         self._sent += 1
 
     def _say(self, trouble: str) -> None:
-        """Log what is the matter with the broker, when that changes."""
+        """Log a problem with the broker when it changes."""
         if trouble and trouble != self._said:
             _log.warning("%s %s; trying again", self.broker, trouble)
         self._said = trouble

@@ -1,4 +1,4 @@
-"""Cameras on the network, through PyAV, and what FFmpeg does not say of their pictures."""
+"""Network cameras through PyAV, with checks for corrupt images that FFmpeg does not report."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 SCHEMES = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 _SILENT = "nothing came within the time-out"
-_MENDED = 2.0  # seconds
-_MOST_PARTS = 32  # of a picture
-_LOOKED_AT = 10  # packets at the beginning of a stream
+_MENDED = 2.0  # seconds after a loss until a stream without key frames is trusted again
+_MOST_PARTS = 32  # maximum number of packets per image
+_LOOKED_AT = 10  # packets examined at the beginning of a stream
 
 
 class NetworkConnection:
-    """A stream on the network, through PyAV, which has time-outs, says why it failed and follows a change of size."""
+    """A network stream through PyAV, which has time-outs, reports why it failed and follows a change of frame size."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Raises SourceError, without the URL, when there is no stream within `timeout` seconds twice.
+        """Raises SourceError, without the URL, if no stream opens within two time-outs of `timeout` seconds each.
 
-        Refused is raised for a wrong user name or password: cameras lock out those who try them often.
+        Raises Refused for a wrong user name or password: cameras lock out clients that retry them often.
         """
         import av
 
         scheme, colon, rest = url.partition(":")
-        url = scheme.lower() + colon + rest  # FFmpeg knows no RTSP://
+        url = scheme.lower() + colon + rest  # FFmpeg does not accept RTSP://
         failure: SourceError | None = None
         try:
             self._file = av.open(
                 url, timeout=timeout, options=_network_options(url, timeout), metadata_errors="replace"
             )
-        except av.error.HTTPUnauthorizedError:  # and not 403, which passes: locked out for a while, or busy
+        except av.error.HTTPUnauthorizedError:  # but not 403, which is temporary: locked out for a while, or busy
             failure = Refused(
                 "it refuses the user name or the password, as in ://USER:PASSWORD@HOST, with %2F for a / in them"
             )
         except (av.error.FFmpegError, OSError) as error:
             failure = SourceError(f"cannot connect: {_reason(error)}")
-        if failure:  # outside of the handler: the error of PyAV holds the URL
+        if failure:  # outside the handler, so that PyAV's error, which contains the URL, is not chained
             raise failure
         try:
             self._check(url)
@@ -66,7 +66,7 @@ class NetworkConnection:
             picture = next(self._pictures)
             if time.monotonic() - begun < self._timeout:
                 return picture
-            reason = _SILENT  # FFmpeg hands out a remainder when its time is over: as old as the silence
+            reason = _SILENT  # on a time-out FFmpeg outputs a leftover frame, as old as the silence
         except StopIteration:
             reason = "the stream ended"
         except SourceError:
@@ -92,8 +92,8 @@ class NetworkConnection:
         from av.video.reformatter import VideoReformatter
 
         stream = self._file.streams.video[0]
-        stream.thread_type = "SLICE"  # frame threads would hold frames back
-        convert = VideoReformatter()  # kept: it is set up anew only when the size changes
+        stream.thread_type = "SLICE"  # frame threading would delay frames
+        convert = VideoReformatter()  # reused: it reinitialises only when the size changes
         smears = _Smears()
         for packet in _whole(self._of_picture(stream)):
             smeared = smears.has(packet)
@@ -106,9 +106,9 @@ class NetworkConnection:
                 yield None if smeared or frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
 
     def _of_picture(self, stream: VideoStream) -> Iterator[Packet[Any]]:
-        """The packets of `stream`. Raises SourceError when none came within the time-out, whatever else goes on coming.
+        """Yield the packets of `stream`. Raises SourceError if none came within the time-out, despite other packets.
 
-        A camera whose picture froze may still send sound, and PyAV, asked for the picture alone, would wait for ever.
+        A camera whose video froze may still send audio, and PyAV, demuxing video alone, would wait forever.
         """
         came = time.monotonic()
         for packet in self._file.demux():
@@ -120,15 +120,15 @@ class NetworkConnection:
 
 
 class _Smears:
-    """Which pictures are smeared: after a loss all up to the next key frame, although the decoder does not flag them.
+    """Detects smeared images: after a loss, all up to the next key frame, although the decoder does not flag them.
 
-    The packet that is said to be corrupt may be the one before. A stream without key frames mends itself bit by bit, and is
-    trusted again after a while.
+    The packet flagged as corrupt may be the one before the damaged one. A stream without key frames recovers gradually,
+    and is trusted again after a while.
     """
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._packets = 0  # since the loss
+        self._packets = 0  # packets since the loss
 
     def has(self, packet: Packet[Any]) -> bool:
         self._packets += 1
@@ -142,11 +142,11 @@ class _Smears:
 
 
 def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
-    """The packets, where those of one picture are put together.
+    """Yield the packets, with those that belong to one image joined.
 
-    FFmpeg cuts a key frame at the decoder's parameters, which some cameras send before each slice of it, and would make up
-    the rest of each part. That is seen at the first key frame, with which a stream begins. Only a stream that does so is
-    held back, until the next picture begins.
+    FFmpeg splits a key frame at its parameter sets, which some cameras send before every slice, and would then conceal
+    the missing rest of each part. This shows at the first key frame, with which a stream begins. Only such a stream is
+    delayed, each image until the next one begins.
     """
     import av
 
@@ -162,7 +162,7 @@ def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
             if held is not None:
                 yield held
             held, parts = packet, 0
-        if parts == _MOST_PARTS:  # key frames alone, without times or of one: pictures, and no parts of one
+        if parts == _MOST_PARTS:  # only key frames, with no timestamps or equal ones: images, not parts of one
             yield from packets
             return
         if not is_cut and count >= _LOOKED_AT:
@@ -173,7 +173,7 @@ def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
 
 
 def _is_one_picture(first: Packet[Any], second: Packet[Any]) -> bool:
-    if first.pts is None:  # the first of a stream has no time yet
+    if first.pts is None:  # the first packet of a stream has no timestamp yet
         return bool(first.size and second.size and first.is_keyframe and second.is_keyframe)
     return first.pts == second.pts
 
@@ -184,9 +184,9 @@ def _bgr(picture: VideoFrame) -> NDArray[np.uint8]:
 
 def _network_options(url: str, timeout: float) -> dict[str, str]:
     microseconds = str(round(1e6 * timeout))
-    found_out_in = {"analyzeduration": "1000000"}  # what the stream holds; FFmpeg takes up to five seconds of it
+    found_out_in = {"analyzeduration": "1000000"}  # microseconds to probe the stream; FFmpeg takes up to 5 s
     if url.startswith("rtsp"):
-        # Over TCP: a lost packet of UDP smears the picture, and smears look like cracks.
+        # Over TCP: a lost UDP packet smears the image, and smears look like cracks.
         return {**found_out_in, "rtsp_transport": "tcp", "timeout": microseconds}
     if url.startswith("udp"):
         return {**found_out_in, "overrun_nonfatal": "1", "fifo_size": "50000"}
@@ -196,7 +196,7 @@ def _network_options(url: str, timeout: float) -> dict[str, str]:
 def _reason(error: Exception) -> str:
     import av
 
-    if isinstance(error, av.error.ExitError):  # how FFmpeg calls that its caller's time is over
+    if isinstance(error, av.error.ExitError):  # FFmpeg's error when the caller's time-out expires
         return _SILENT
     if isinstance(error, av.error.EOFError):
         return "the stream ended"
@@ -204,7 +204,7 @@ def _reason(error: Exception) -> str:
 
 
 def check_library(scheme: str) -> None:
-    """Raise MissingDependency where PyAV is not installed."""
+    """Raise MissingDependency if PyAV is not installed."""
     try:
         import av  # noqa: F401
     except ImportError as error:
@@ -213,7 +213,7 @@ def check_library(scheme: str) -> None:
 
 @cache
 def has_srt() -> bool:
-    """Whether PyAV is there, and with SRT, which those on PyPI lack; every one has the other schemes."""
+    """Whether PyAV is installed with SRT, which the wheels on PyPI lack; all builds have the other schemes."""
     try:
         import av
     except ImportError:

@@ -1,6 +1,6 @@
-"""The spec inside an ONNX file, read without any ONNX library.
+"""Reads the spec in an ONNX file without any ONNX library.
 
-The same few lines serve every backend, find files that are cut short or something else, and skip the weights.
+It serves every backend, detects truncated files and those that are not ONNX, and skips the weights.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import BinaryIO
 from edgecrack.errors import EngineError, SpecError
 from edgecrack.spec import METADATA_KEY, ModelSpec
 
-_METADATA_PROPS = 14  # of ModelProto; each is a message {1: key, 2: value}
+_METADATA_PROPS = 14  # field number in ModelProto; each entry is a message {1: key, 2: value}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
-    """The ModelSpec in the metadata of the ONNX at `path`.
+    """Read the ModelSpec in the metadata of the ONNX file at `path`.
 
-    Raises EngineError when the file is missing, cut short, no ONNX or not written by edgecrack.
+    Raises EngineError when the file is missing, truncated, not ONNX or not written by edgecrack.
     """
     try:
         with Path(path).open("rb") as file:
@@ -46,7 +46,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
 
 
 def _byte_fields(file: BinaryIO, size: int, only: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Number and content of the length-delimited fields of a protobuf message; ValueError when it is none."""
+    """Yield number and content of a protobuf message's length-delimited fields. Raises ValueError for other data."""
     while file.tell() < size:
         field, kind = divmod(_varint(file), 8)
         if kind == _VARINT:

@@ -1,4 +1,4 @@
-"""How a source is to be read."""
+"""Options for reading a source."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _CODES: dict[Flip, int] = {"horizontal": 1, "vertical": 0, "180": -1}
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What can be asked of a source; `open_source` refuses what the source at hand cannot do.
+    """Options for reading a source; `open_source` rejects those that the given source does not support.
 
     Attributes:
-        size: the frame size asked of a V4L2 or CSI camera; None leaves it to the camera.
-        rate: the frames a second asked of a V4L2 or CSI camera.
-        codec: the four letters of the format asked of a V4L2 camera, such as "MJPG" or "YUYV".
-        flip: mirror the frames, or turn them by 180 degrees for a camera that hangs upside down.
-        loop: begin a file, folder or pattern again at its end, for ever.
-        start: seconds of a video file that are left out; they are decoded, so that the cut is exact.
-        end: the second at which a video file is left.
-        every: hand out each N-th frame only, from the first; the others are not even read of images, and of a camera are
-            counted as dropped.
-        first: the number of the first frame that is handed out, of a run that is gone on with: of files those before it are
-            left out, exactly, and a camera begins to count there.
-        staleness: the age in seconds at which a camera's frame is dropped and not handed out.
-        drop: hand out the newest frame of a camera and drop those it overtook; False keeps every frame and raises
+        size: the frame size requested from a V4L2 or CSI camera; None leaves it to the camera.
+        rate: the frame rate, in frames per second, requested from a V4L2 or CSI camera.
+        codec: the FourCC of the pixel format requested from a V4L2 camera, such as "MJPG" or "YUYV".
+        flip: mirror the frames, or rotate them by 180 degrees for a camera mounted upside down.
+        loop: repeat a file, folder or pattern endlessly.
+        start: seconds to skip at the start of a video file; they are decoded, so that the cut is exact.
+        end: the time in seconds at which to stop reading a video file.
+        every: hand out only every N-th frame, starting with the first; the other images of a folder are not even read,
+            and the other frames of a camera count as dropped.
+        first: the index of the first frame to hand out when a run is resumed: earlier frames of files are skipped,
+            exactly, and a camera starts counting from it.
+        staleness: the age in seconds above which a camera's frame is dropped instead of handed out.
+        drop: hand out a camera's newest frame and drop the older ones that wait; False keeps every frame and raises
             SourceError when the consumer cannot keep up.
-        max_reconnects: failed tries in a row after which a camera counts as lost; None tries for ever.
-        timeout: seconds without a frame after which a network camera counts as stalled and is connected anew.
-        backoff: seconds before the first try to reconnect, doubled at each failure, and their most.
+        max_reconnects: consecutive failed attempts after which a camera is given up as lost; None retries forever.
+        timeout: seconds without a frame after which a network camera counts as stalled and is reconnected.
+        backoff: seconds before the first attempt to reconnect, doubled at each failure, and their maximum.
     """
 
     size: FrameSpec | None = None
@@ -74,7 +74,7 @@ class SourceOptions:
             raise SpecError(f"the number of reconnects is 0 or more, got {self.max_reconnects}")
 
     def check(self, kind: str, allowed: set[str]) -> None:
-        """Raise SpecError for an option that was set and that `kind` of source, which takes `allowed`, cannot do."""
+        """Raise SpecError if an option is set that a source of this `kind`, which takes `allowed`, does not take."""
         default = SourceOptions()
         names = ("size", "rate", "codec", "flip", "loop", "start", "end", "drop", "max_reconnects")
         unfit = [name for name in names if name not in allowed and getattr(self, name) != getattr(default, name)]
@@ -83,5 +83,5 @@ class SourceOptions:
 
 
 def flipped(image: NDArray[np.uint8], flip: Flip | None) -> NDArray[np.uint8]:
-    """`image`, uint8 (H, W, C), flipped as asked; the same array where nothing is asked."""
+    """Flip `image`, uint8 (H, W, C); returns the same array if `flip` is None."""
     return image if flip is None else np.asarray(cv2.flip(image, _CODES[flip]), np.uint8)

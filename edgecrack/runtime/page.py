@@ -1,4 +1,4 @@
-"""A page for the tablet in the cab: what the detector sees, how it fares, its threshold, and a button to mark a place."""
+"""A live page for the tablet in the cab: detections, status, the threshold, and a button to mark a place."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ except ImportError as missing:
     raise MissingDependency("the page needs Starlette and uvicorn; pip install 'edgecrack[live]'") from missing
 
 _log = logging.getLogger("edgecrack")
-_SIDE = 1280  # pixels of the longer side of a picture; a tablet shows no more
+_SIDE = 1280  # pixels of the longer side of an image; a tablet shows no more
 _QUALITY = 80  # of a JPEG
-_RATE = 15  # pictures a second of a source at most: the rest of the CPU is the detector's
-_TICK = 0.02  # seconds between two looks for news
-_TOLD = 0.5  # seconds between two readings
-_PATIENCE = 10  # seconds in which a viewer has to ask for more
-_VIEWERS = 32  # connections at a time
+_RATE = 15  # maximum images per second and source: the rest of the CPU is for the detector
+_TICK = 0.02  # seconds between polls for new images
+_TOLD = 0.5  # seconds between readings
+_PATIENCE = 10  # seconds within which a viewer must request more
+_VIEWERS = 32  # maximum simultaneous connections
 _FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
 _HEADERS = {
-    # WebSockets are named for Safari, where 'self' did not cover them until 15.4
+    # WebSockets are listed for Safari, where 'self' did not cover them before 15.4
     "content-security-policy": "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "x-content-type-options": "nosniff",
@@ -64,10 +64,10 @@ _HEADERS = {
 
 
 class Page(Closing):
-    """Serves the page from a thread of its own, which ends with `close`.
+    """Serves the page from its own thread, which ends with `close`.
 
-    A viewer asks for each picture or reading when it has shown the one before, and is given the newest: one that is slow
-    sees fewer, none is queued, and nothing waits for it. Pictures are drawn and encoded only while somebody watches.
+    A viewer requests each image or reading after showing the previous one, and gets the newest: a slow viewer sees
+    fewer, nothing is queued, and nothing waits for it. Images are drawn and encoded only while someone is watching.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Page(Closing):
         folder: str | os.PathLike[str],
         mark: Callable[[Event], None],
     ) -> None:
-        """Start to serve at `door`, which is closed with the page.
+        """Start serving at `door`, which is closed with the page.
 
-        `readings` is what is shown, and whoever runs the detector writes to it; the page sets the detector's threshold.
-        `folder` is where the run writes: the free space of its disk is shown. `mark` is called with an Event "marked"
-        for each source, by the page's thread, and raises SourceError where it could not be written.
+        `readings` holds what is shown and is written by the caller that runs the detector; the page sets the detector's
+        threshold. `folder` is the output folder of the run, whose free disk space is shown. `mark` is called with an
+        Event "marked" for each source, in the page's thread, and raises SourceError if it could not be written.
         """
         self.url = door.url
         self._door, self._detector, self._readings = door, detector, readings
@@ -94,12 +94,12 @@ class Page(Closing):
                 _Guarded(self._app(), door),
                 http="h11",
                 ws="websockets-sansio",
-                ws_per_message_deflate=False,  # a JPEG gets no smaller
+                ws_per_message_deflate=False,  # a JPEG does not get any smaller
                 ws_max_size=1024,
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
-                access_log=False,  # an address may hold the token
+                access_log=False,  # a URL may contain the token
                 server_header=False,
                 limit_concurrency=_VIEWERS,
                 timeout_graceful_shutdown=1,
@@ -109,16 +109,16 @@ class Page(Closing):
         self._thread.start()
 
     def close(self) -> None:
-        """Send the viewers away and end the thread, within about a second; a second call does nothing."""
+        """Disconnect all viewers and end the thread, within about a second; a second call does nothing."""
         self._server.should_exit = True
         self._thread.join(3)
         self._door.close()
 
     async def _serve(self) -> None:
         await self._server.serve([self._door.socket])
-        for connection in list(self._server.server_state.connections):  # of viewers that take nothing any more
+        for connection in list(self._server.server_state.connections):  # of viewers that no longer receive
             connection.transport.abort()
-        await asyncio.sleep(0)  # in which they are let go of
+        await asyncio.sleep(0)  # lets the event loop release them
 
     def _app(self) -> Starlette:
         return Starlette(
@@ -171,7 +171,7 @@ class Page(Closing):
             await viewer.close(1001)
 
     def _state(self) -> dict[str, object]:
-        """What is told beside the pictures."""
+        """The status sent alongside the images."""
         now = time.monotonic()
         if now - self._board[0] >= 2:
             free = None
@@ -187,14 +187,14 @@ class Page(Closing):
 
 
 class _Pictures:
-    """The newest picture of every source as a message: the source's number in one byte, then a JPEG. For one thread."""
+    """The newest image of each source as a message: a byte with the source's number, then a JPEG. Not thread-safe."""
 
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
-        self._messages: dict[int, tuple[int, float, bytes]] = {}  # by source: the frame's number, when encoded, message
+        self._messages: dict[int, tuple[int, float, bytes]] = {}  # source -> (frame serial, time encoded, message)
 
     def after(self, shown: dict[int, int]) -> bytes | None:
-        """A picture newer than those in `shown`: by source, the longest ago first, how far the viewer has come."""
+        """A message newer than those in `shown` (source -> last serial shown, least recently served first), or None."""
         newest = self._readings.newest()
         for number, seen in list(shown.items()):
             picture = newest[number]
@@ -203,7 +203,7 @@ class _Pictures:
             serial, message = self._encoded(number, *picture)
             if serial != seen:
                 del shown[number]
-                shown[number] = serial  # now at the end
+                shown[number] = serial  # moves it to the end
                 return message
         return None
 
@@ -216,7 +216,7 @@ class _Pictures:
 
 
 class _Guarded:
-    """The page behind its door."""
+    """ASGI middleware that applies the access rules of a `Door`, and adds the security headers."""
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app, self._door = app, door
@@ -230,7 +230,7 @@ class _Guarded:
             answer = WebSocketClose(1008, refusal[1])
         elif refusal and refusal[0] == 401 and scope["path"] == "/":
             answer = Response(_read("door.html"), 401, media_type="text/html")
-        elif refusal and scope["path"] != "/page.css":  # which the form needs too, and which tells nothing
+        elif refusal and scope["path"] != "/page.css":  # the token form needs it too, and it is not secret
             answer = PlainTextResponse(refusal[1], refusal[0])
         elif scope["path"] == "/" and (cookie := self._door.cookie(query)):
             answer = Response(status_code=303, headers={"location": "/", "set-cookie": cookie})
@@ -243,13 +243,13 @@ class _Guarded:
 
         try:
             await answer(scope, receive, send_guarded)
-        except Exception:  # a bug, of which uvicorn would say no word
+        except Exception:  # a bug, which uvicorn would not report
             _log.exception("the page failed")
             raise
 
 
 async def _asks(viewer: WebSocket) -> bool:
-    """Whether the viewer has shown what it got and wants more. Raises WebSocketDisconnect when it has gone."""
+    """Wait for the viewer's next request; False on a time-out. Raises WebSocketDisconnect when it has gone."""
     try:
         message = await asyncio.wait_for(viewer.receive(), _PATIENCE)
     except asyncio.TimeoutError:

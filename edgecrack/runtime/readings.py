@@ -1,4 +1,4 @@
-"""What somebody who watches a run wants to read: each source's state, pace, delay, drops, and its newest picture."""
+"""Live status of a run for a viewer: each source's state, frame rate, latency, drops, and newest image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edgecrack.runtime.live import LiveSource
 if TYPE_CHECKING:
     from edgecrack.runtime.sources import CountedSource
 
-_KEPT = 30  # frames over which the pace is taken
-_PAUSE = 1.0  # seconds without a frame from which on the pace falls
-# what an Event makes of the state of its camera; the others leave it as it is
+_KEPT = 30  # frames over which the frame rate is measured
+_PAUSE = 1.0  # seconds without a frame after which the frame rate falls
+# event name -> new state of its camera; other events do not change it
 _STATES = {
     **dict.fromkeys(("connected", "reconnected", "resized"), "connected"),
     **dict.fromkeys(("lost", "unreachable"), "lost"),
@@ -31,19 +31,20 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """One source at one moment.
+    """The status of one source at one moment.
 
     Attributes:
-        name: of the source, without passwords.
-        state: "waiting" (nothing came yet), "connected", "lost" or "ended"; a file is "connected" from its first frame on.
+        name: name of the source, without passwords.
+        state: "waiting" (no frame yet), "connected", "lost" or "ended"; a file is "connected" from its first frame on.
         reason: why it is lost; "" otherwise.
-        frames: that were processed so far.
-        pace: frames a second, over the last 30.
-        latency: milliseconds from the arrival of the newest frame until it was processed; of a file, what its stages took.
+        frames: number of frames processed so far.
+        pace: frames per second, over the last 30.
+        latency: milliseconds from arrival of the newest frame until it was processed; for a file, the sum of its
+            stages.
         silence: seconds since the newest frame was processed; None before the first.
-        dropped: frames that were dropped so far, without those that were not asked for (`SourceOptions.every`).
-        index: of the newest frame; None before the first.
-        crack_share: of the newest frame, 0..1; None before the first.
+        dropped: number of frames dropped so far, excluding those not requested (`SourceOptions.every`).
+        index: index of the newest frame; None before the first.
+        crack_share: fraction of crack pixels in the newest frame, 0..1; None before the first.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Reading:
 
 @dataclass
 class _Dial:
-    """What is known of one source; guarded by the lock of its Readings."""
+    """The live state of one source; guarded by the lock of its Readings."""
 
     source: Counted
     state: str = "waiting"
@@ -103,28 +104,28 @@ class _Dial:
 
 
 class Readings(Closing):
-    """A sink and a listener of events that keeps the newest of each source, and nothing else; any thread may read it."""
+    """A sink that keeps only the newest status and frame of each source; any thread may read it."""
 
     def __init__(self, parts: Iterable[Counted]) -> None:
-        """`parts` are the sources whose frames and events will come; `of` has them for what is streamed."""
+        """`parts` are the sources whose frames and events will be written; `of` takes them from a source."""
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
         self._dials = {part.name: _Dial(part) for part in parts}
 
     @classmethod
     def of(cls, source: CountedSource) -> Readings:
-        """Those of what is streamed: of cameras each is read by itself, files that are read in turn are one."""
+        """Make readings for `source`: one for each camera, or a single one for files read one after the other."""
         return cls(source.parts if isinstance(source, LiveSource) else [source])
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Take the newest frame of a source; waits for nobody."""
+        """Store the newest frame of a source; does not block on readers."""
         now = time.monotonic()
-        _ = detection.crack_share  # computed here: who reads is never kept waiting, nor keeps the next frame waiting
+        _ = detection.crack_share  # computed outside the lock, so that neither readers nor the next frame wait
         with self._lock:
             self._dial(frame.source).take(frame, detection, now)
 
     def write_event(self, event: Event | Account) -> None:
-        """Take what happened to a camera or to what is written; an account is of no moment."""
+        """Store an event of a camera or an output; an account is ignored."""
         with self._lock:
             if isinstance(event, Event) and event.name == "left out":
                 self._troubles[event.source] = str(event.details.get("reason", ""))
@@ -133,21 +134,21 @@ class Readings(Closing):
                 dial.state, dial.reason = _STATES[event.name], str(event.details.get("reason", ""))
 
     def now(self) -> list[Reading]:
-        """The reading of every source, in the order in which they were given."""
+        """The reading of every source, in the order given to the constructor."""
         now = time.monotonic()
         with self._lock:
             return [dial.reading(now) for dial in self._dials.values()]
 
     def newest(self) -> list[tuple[int, Frame, Detection] | None]:
-        """How many frames of every source were processed, the newest and its detection, in the same order; or None."""
+        """For each source, in the same order: frames processed, newest frame and detection; None before the first."""
         with self._lock:
             return [dial.newest and (dial.frames, *dial.newest) for dial in self._dials.values()]
 
     def troubles(self) -> list[str]:
-        """Why each of what is not written any more is not."""
+        """The reason why each output that is no longer written failed."""
         with self._lock:
             return list(self._troubles.values())
 
     def _dial(self, source: str) -> _Dial:
-        # The frames of a folder are named by their files: they belong to the only source there is.
+        # The frames of a folder are named after their files: they belong to the only source there is.
         return self._dials.get(source) or next(iter(self._dials.values()))

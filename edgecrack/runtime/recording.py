@@ -1,4 +1,4 @@
-"""Videos of what was seen: in segments, numbered, one series a source, within the room they are given."""
+"""Video recording: numbered segments, one series per source, within a limit on disk space."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from edgecrack.runtime.disk import unwritable
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.video import VideoWriter, check_rate, mend_video, require_av
 
-_ROUNDING = 1e-4  # seconds that a sum of many is wrong at most
-_INTERVAL = 1.0  # seconds between two looks at the room that is taken
-_RARELY = 20  # times as long as a look takes are there between two
-_RESERVE = 256e6  # bytes for the log, where the disk is large: about eight hours of it at 30 frames a second
+_ROUNDING = 1e-4  # seconds; largest rounding error of summed frame times
+_INTERVAL = 1.0  # seconds between two checks of the disk space used
+_RARELY = 20  # checks are at least this many times their own duration apart
+_RESERVE = 256e6  # bytes kept free for the log on a large disk: about eight hours at 30 frames per second
 
 
 class Labels:
-    """What is added to the names of a source's files: nothing where there is one source, else its name, fit for a file."""
+    """Labels for the file names of each source: empty for a single source, else its name made safe for a file name."""
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
-        """`sources` are the names of all, where they are known beforehand."""
+        """`sources` lists the names of all sources, if known beforehand."""
         self._labels: dict[str, str] = {}
         if len(sources) > 1:
             for source in sources:
                 self._labels[source] = self._label(source)
 
     def of(self, frame: Frame) -> str:
-        """The label for the source of `frame`; images share the empty one, as each is a source of its own."""
+        """The label for the source of `frame`; images share the empty label, as each is its own source."""
         if is_image(frame):
             return ""
         if frame.source not in self._labels:
@@ -55,30 +55,30 @@ class Labels:
 
 
 def _collide(one: str, other: str) -> bool:
-    """Whether two labels are the same, or a further file of one would have the name of the other's first."""
+    """Whether two labels are equal, or a numbered file of one would be named like the first file of the other."""
     return one == other or any(re.fullmatch(re.escape(a) + r"-\d+", b) for a, b in ((one, other), (other, one)))
 
 
 def is_image(frame: Frame) -> bool:
-    """Whether `frame` is an image file of its own, and not one of many frames of its source."""
+    """Whether `frame` is a single image file, not one of many frames of its source."""
     return frame.monotonic is None and Path(frame.source).suffix.lower() in IMAGE_SUFFIXES
 
 
 class Clock:
-    """When the frames of a source are shown: as far apart as they were captured, from 0 on.
+    """Presentation times for the frames of a source: spaced as they were captured, starting at 0.
 
-    Frames without a time follow each other at the rate's pace, and so does one whose time lies before that of the last, as
-    where a file begins again.
+    Frames without a timestamp follow each other at the frame rate, and so does one whose timestamp is before the
+    previous one, as when a file is repeated.
     """
 
     def __init__(self, rate: float) -> None:
-        """`rate` in frames a second."""
+        """`rate` in frames per second."""
         self._pace = 1 / rate
         self._now: float | None = None
         self._captured: float | None = None  # of the last frame
 
     def of(self, frame: Frame) -> float:
-        """Seconds from the first frame to this one; to be asked once a frame."""
+        """Seconds from the first frame to this one; call it once per frame."""
         before, self._captured = self._captured, frame.captured_at
         passed = self._pace
         if before is not None and frame.captured_at is not None and frame.captured_at >= before:
@@ -90,7 +90,7 @@ class Clock:
 class Room:
     """Limits the disk space of videos and images so that the log can always be written.
 
-    With `most` the oldest are deleted to keep to it, never one that is being written.
+    With `most`, the oldest files are deleted to stay within it, but never one that is being written.
     """
 
     def __init__(
@@ -101,30 +101,30 @@ class Room:
         patterns: Sequence[str] = (),
         tell: Callable[[Event], None] | None = None,
     ) -> None:
-        """`most` bytes for the files in `folder` that match `patterns`; `tell` is told of each that is deleted."""
+        """Allow `most` bytes for files in `folder` that match `patterns`; `tell` gets an Event for each deletion."""
         self._folder = folder
         self._most = most
         self._patterns = patterns
         self._tell = tell
-        self._due = 0.0  # when the next look is
+        self._due = 0.0  # when the next check is due
         self._in_use: set[Path] = set()
-        self._ages: dict[Path, int] = {}  # the oldest first, as they came: a clock may be set back between two runs
+        self._ages: dict[Path, int] = {}  # rank by order of appearance: the clock may be set back between runs
 
     def take(self, path: Path) -> None:
-        """Make room for `path`, which is written from now on until it is let go of. Raises what `keep` does."""
+        """Make room for `path`, which is being written until `let_go`. Raises what `keep` does."""
         self._in_use.add(path)
         self._due = 0.0
         self.keep()
 
     def let_go(self, path: Path) -> None:
-        """`path` is whole: it may be deleted when it is the oldest."""
+        """Declare `path` complete: it may now be deleted when it is the oldest."""
         self._in_use.discard(path)
 
     def keep(self) -> None:
-        """Delete the oldest files until the rest fits; to be called with each frame, looks once a second.
+        """Delete the oldest files until the rest fits; call it for every frame, it checks once a second.
 
-        It looks less often where that takes long, as it does at thousands of files. Raises SourceError when there is no room,
-        or a file cannot be deleted.
+        It checks less often where a check is slow, as with thousands of files. Raises SourceError when there is no
+        room, or a file cannot be deleted.
         """
         begun = time.monotonic()
         if begun < self._due:
@@ -148,7 +148,7 @@ class Room:
             raise SourceError(f"cannot write into {self._folder}: {left}")
 
     def _delete(self, most: float, lacking: float) -> int:
-        """Delete the oldest files until they take `most`, and `lacking` bytes are freed; how many were."""
+        """Delete the oldest files until they fit in `most` and `lacking` bytes are freed; returns the bytes freed."""
         sizes = self._sizes()
         lacking = max(lacking, sum(sizes.values()) - most)
         freed = 0
@@ -162,10 +162,10 @@ class Room:
         return freed
 
     def _sizes(self) -> dict[Path, int]:
-        """The bytes of each file; those that are new to us get their place after the others."""
+        """The size of each file in bytes; files not seen before are ranked after the others."""
         found: dict[Path, os.stat_result] = {}
         for path in (path for pattern in self._patterns for path in self._folder.glob(pattern)):
-            with suppress(FileNotFoundError):  # taken away meanwhile, as by the crew
+            with suppress(FileNotFoundError):  # deleted meanwhile, for example by the crew
                 found[path] = path.stat()
         age = max(self._ages.values(), default=0)
         new = sorted(found.keys() - self._ages.keys(), key=lambda path: found[path].st_mtime_ns)
@@ -175,10 +175,11 @@ class Room:
 
 
 class OverlayVideo(Closing):
-    """Videos of the frames with their cracks drawn in; see `VideoWriter` for the format.
+    """Videos of the frames with their cracks drawn on them; see `VideoWriter` for the format.
 
-    Frames that have a time are shown for as long as they lasted. Where their size changes or a segment is full, a further file
-    is begun: NAME-2.mp4, NAME-3.mp4 ... Of several sources each has files of its own: NAME-SOURCE.mp4, NAME-SOURCE-2.mp4 ...
+    Frames with timestamps keep their original spacing. When the frame size changes or a segment is full, a new file is
+    started: NAME-2.mp4, NAME-3.mp4 ... With several sources, each has its own files: NAME-SOURCE.mp4,
+    NAME-SOURCE-2.mp4 ...
     """
 
     def __init__(
@@ -191,10 +192,10 @@ class OverlayVideo(Closing):
         resume: bool = False,
         room: Room | None = None,
     ) -> None:
-        """`rate` in frames a second, `segment` in seconds; `sources` are the names of all where there are several.
+        """`rate` in frames per second, `segment` in seconds; `sources` lists all names if there are several.
 
-        With `resume` the files that are there are kept, and the numbers go on after theirs. `room` limits what all of the
-        files take. Raises MissingDependency, SourceError or SpecError.
+        With `resume`, existing files are kept and numbering continues after them. `room` limits the total size of the
+        files. Raises MissingDependency, SourceError or SpecError.
         """
         check_rate(rate)
         require_av()
@@ -208,7 +209,7 @@ class OverlayVideo(Closing):
         """Add one frame. Raises SourceError when it cannot be written."""
         label = self._labels.of(frame)
         if label not in self._series:
-            if frame.monotonic is None:  # files come in turn: those before are at their end
+            if frame.monotonic is None:  # files are read one after the other: earlier ones have ended
                 self.close()
             path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
             last = last_of(path) if self._resume else 0
@@ -216,7 +217,7 @@ class OverlayVideo(Closing):
         self._series[label].write(frame, detection)
 
     def close(self) -> None:
-        """Finish the files; a second call does nothing. Raises SourceError."""
+        """Finalise the files; a second call does nothing. Raises SourceError."""
         with ExitStack() as all_of_them:
             for series in self._series.values():
                 all_of_them.callback(series.close)
@@ -230,7 +231,7 @@ class _Series(Closing):
         self._number = last
         self._video: VideoWriter | None = None
         self._size: tuple[int, ...] = ()
-        self._begun = 0.0  # the time of the first frame of this file
+        self._begun = 0.0  # time of the first frame of this file
         self._clock = Clock(rate)
 
     def write(self, frame: Frame, detection: Detection) -> None:
@@ -266,9 +267,10 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def last_of(path: Path) -> int:
-    """The highest number of the videos of this name that are there; 0 where there is none.
+    """The highest number among the existing videos of this name; 0 if there are none.
 
-    Of the last one what a power cut left torn is cut off; one without a frame is removed. Raises SourceError.
+    An incomplete end of the last one, left by a power cut, is cut off; one without a frame is deleted. Raises
+    SourceError.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}(?:-(\d+))?{re.escape(path.suffix)}")
     try:
@@ -285,7 +287,7 @@ def last_of(path: Path) -> int:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` where it is missing. Raises SourceError."""
+    """Create `folder` if it does not exist. Raises SourceError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The region of interest: the part of a frame in which cracks are looked for, such as the road without sky and bonnet."""
+"""The region of interest: the part of a frame searched for cracks, such as the road without sky and bonnet."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _HOW = (
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The part of a frame of one size: rows `top` to `bottom` and columns `left` to `right`, those two excluded.
+    """A region in frames of one size: rows `top` to `bottom` and columns `left` to `right`, both ends exclusive.
 
     Attributes:
-        mask: uint8 (bottom - top, right - left), 1 where a pixel belongs to it, 0 elsewhere; None where all do.
+        mask: uint8 (bottom - top, right - left), 1 where a pixel belongs to it, 0 elsewhere; None if all do.
     """
 
     top: int
@@ -36,11 +36,11 @@ class Region:
 
     @property
     def box(self) -> tuple[slice, slice]:
-        """Where it lies, to index a frame with."""
+        """The bounding box as slices that index a frame."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def touches(self, top: int, left: int, height: int, width: int) -> bool:
-        """Whether a pixel of it lies in the window whose corner is at `top` and `left` of the frame."""
+        """Whether any pixel of it lies in the window with its top left corner at (`top`, `left`) of the frame."""
         rows = slice(max(0, top - self.top), max(0, top + height - self.top))
         columns = slice(max(0, left - self.left), max(0, left + width - self.left))
         if self.mask is not None:
@@ -50,7 +50,7 @@ class Region:
         )
 
     def blank_outside(self, probability: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Set uint8 (height, width), of the frame, to 0 outside the region, in place; the same array."""
+        """Set uint8 (height, width), of the frame's size, to 0 outside the region, in place; returns the same array."""
         probability[: self.top] = probability[self.bottom :] = 0
         probability[:, : self.left] = probability[:, self.right :] = 0
         if self.mask is not None:
@@ -59,21 +59,21 @@ class Region:
 
 
 class RegionOfInterest(Protocol):
-    """A region as it was asked for, of frames of any size."""
+    """A region as specified, for frames of any size."""
 
     def within(self, height: int, width: int) -> Region:
-        """Where it lies in a frame of that size. Raises SpecError when that is nowhere."""
+        """The region in a frame of that size. Raises SpecError if it is empty there."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All of a frame from row `first` to row `last`, that one excluded, in pixels or as shares of the height."""
+    """Full-width rows from `first` to `last`, exclusive, in pixels or as fractions of the height."""
 
     first: float
     last: float
 
     def within(self, height: int, width: int) -> Region:
-        """Raises SpecError when no row of the frame is meant."""
+        """Raises SpecError if it contains no row of the frame."""
         unit = height if self.last <= 1 else 1
         top, bottom = round(self.first * unit), min(height, round(self.last * unit))
         if top >= bottom:
@@ -83,7 +83,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Polygon:
-    """What `corners`, each x and y in pixels or as shares of the frame, enclose; the outline belongs to it."""
+    """The area enclosed by `corners`, each x and y in pixels or as fractions of the frame, including the outline."""
 
     corners: tuple[tuple[float, float], ...]
 
@@ -104,13 +104,13 @@ class Polygon:
 
     def _pixels(self, height: int, width: int) -> NDArray[np.int32]:
         corners = np.array(self.corners)
-        if corners.max() <= 1:  # a share of 1 is the last pixel
+        if corners.max() <= 1:  # a fraction of 1 is the last pixel
             corners = np.minimum(corners * (width, height), (width - 1, height - 1))
         return corners.astype(np.int32)
 
 
 def parse_region(text: str) -> RegionOfInterest:
-    """`rows:0.4-0.9` or `x,y x,y x,y`: where no number is above 1 they are shares of the frame, else whole pixels.
+    """Parse `rows:0.4-0.9` or `x,y x,y x,y`: fractions of the frame if no number is above 1, else whole pixels.
 
     Raises SpecError for anything else, and for a polygon that encloses nothing.
     """

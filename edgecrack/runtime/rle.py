@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: runs of pixels down the columns, packed into printable characters."""
+"""COCO's compressed RLE: column-major runs of pixels, packed into printable characters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _BITS, _SIGN, _MORE, _ZERO = 5, 0x10, 0x20, 48
 
 
 def rle_of(mask: NDArray[np.bool_]) -> dict[str, object]:
-    """`mask`, bool (H, W), as `{"size": [H, W], "counts": "..."}`, which pycocotools' `mask.decode` takes."""
+    """Encode `mask`, bool (H, W), as `{"size": [H, W], "counts": "..."}`, as taken by pycocotools' `mask.decode`."""
     height, width = mask.shape
     columns = cv2.transpose(mask.view(np.uint8)).ravel()
     changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
-    starts = [0] if columns[0] else []  # COCO's first run is of background, and may be empty
+    starts = [0] if columns[0] else []  # COCO's first run is background, and may be empty
     ends = np.concatenate([starts, changes, [columns.size]]).astype(np.int64)
     counts = ends - np.concatenate([[0], ends[:-1]])
     return {"size": [height, width], "counts": _packed(counts)}
 
 
 def _packed(counts: NDArray[np.int64]) -> str:
-    """COCO's compressed counts: from the fourth on the difference to the last but one; low bits first, five a character."""
+    """COCO's compressed counts: from the fourth on, differences to two before; five bits a character, low first."""
     left = counts.copy()
     left[3:] -= counts[1:-2]
     groups = []

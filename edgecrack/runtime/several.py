@@ -1,4 +1,4 @@
-"""Several sources as one: files one after the other, cameras together."""
+"""Joins several sources into one: files one after the other, cameras simultaneously."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def together(sources: Sequence[CountedSource]) -> CountedSource:
-    """The frames of `sources`, which are not read yet, as one source; it closes them.
+    """Join `sources`, none of which has been read yet, into one source, which closes them.
 
-    Raises SpecError for cameras and files at once: files wait for their turn, and cameras wait for nothing.
+    Raises SpecError for a mix of cameras and files: files can wait for their turn, cameras cannot.
     """
     cameras = [source for source in sources if isinstance(source, LiveSource)]
     if not cameras:
@@ -32,16 +32,16 @@ def together(sources: Sequence[CountedSource]) -> CountedSource:
 
 
 class FilesInTurn(Closing):
-    """Files, folders and patterns, read one after the other; of each every frame, in order, counted from 0.
+    """Files, folders and patterns, read one after the other: every frame of each, in order, counted from 0.
 
     Attributes:
-        parts: the sources, each closed when its turn is over.
-        rate: the frames a second of the fastest, where all are videos.
-        count: how many frames they hold, where all say so.
+        parts: the sources, each closed after its turn.
+        rate: the highest frame rate, in frames per second, if all are videos; else None.
+        count: the total number of frames, if all sources know theirs; else None.
     """
 
     def __init__(self, parts: Sequence[CountedSource]) -> None:
-        """Take over sources that are not read yet."""
+        """Take over sources that have not been read yet."""
         self.parts = parts
         self.name = ", ".join(part.name for part in parts)
         rates = [part.rate for part in parts if part.rate]
@@ -51,26 +51,26 @@ class FilesInTurn(Closing):
 
     @property
     def read(self) -> int:
-        """The frames that came so far, of all."""
+        """The number of frames received so far from all sources."""
         return sum(part.read for part in self.parts)
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many of them were not handed out, by cause."""
+        """The number of received frames that were not handed out, by cause."""
         return sum((part.dropped for part in self.parts), Counter())
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError or FrameError naming what cannot be read; what comes after it is not read."""
+        """Raises SourceError or FrameError, naming what cannot be read; later sources are then not read."""
         for part in self.parts:
             with part:
                 yield from part
 
     def stop(self) -> None:
-        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+        """End the iteration at the next frame; does not wait. May be called from any thread or a signal handler."""
         for part in self.parts:
             part.stop()
 
     def close(self) -> None:
-        """Let go of all of them; a second call does nothing."""
+        """Close all sources; a second call does nothing."""
         for part in self.parts:
             part.__exit__()

@@ -1,4 +1,4 @@
-"""Where detections go: a log, a video, a folder of images. What was written stays readable whatever comes next."""
+"""Sinks for detections: a log, a video, a folder of images. What was written stays readable whatever happens later."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("edgecrack")
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes frames with their detections, in order; leaving the `with` block closes it."""
+    """Receives frames with their detections, in order; leaving the `with` block closes it."""
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one frame. Raises SourceError, naming the file, when it cannot be written."""
@@ -39,22 +39,22 @@ class Sink(Protocol):
 
 @runtime_checkable
 class EventSink(Sink, Protocol):
-    """A sink that is told what happens too."""
+    """A sink that also receives events."""
 
     def write_event(self, event: Event | Account) -> None:
-        """Add what happened to a camera or to what is written, or what became of the frames. Raises SourceError."""
+        """Add an event of a camera or a sink, or the final account of the frames. Raises SourceError."""
 
 
 class Sinks(Closing):
-    """Several sinks as one. One that cannot be written any more is left out, and the others go on.
+    """Combines several sinks. One that can no longer be written is left out, and the others go on.
 
-    That is one that raises SourceError: its disk is full or gone. It is closed, and a warning and an event,
-    "left out", say so; what else a sink raises ends the run, as it is a bug. A sink that blocks holds up the run: of a camera
-    newer frames take the place of those that wait meanwhile.
+    That is one that raises SourceError because its disk is full or gone. It is closed, and a warning and an event,
+    "left out", report it; any other exception from a sink is a bug and ends the run. A sink that blocks holds up the
+    run: meanwhile a camera's waiting frames are replaced by newer ones.
 
     Attributes:
-        lost: why each sink that was left out was, by its name.
-        on_event: is called with the event of one that is left out, beside the sinks that are not.
+        lost: the reason why each sink was left out, by name.
+        on_event: called with the event when a sink is left out, in addition to the remaining sinks.
     """
 
     def __init__(self) -> None:
@@ -64,17 +64,17 @@ class Sinks(Closing):
 
     @property
     def names(self) -> list[str]:
-        """The names of the sinks, in order, also of those that were left out."""
+        """The names of the sinks, in order, including those that were left out."""
         return list(self._sinks)
 
     def add(self, name: str | os.PathLike[str], sink: Sink) -> None:
-        """Take over a sink, by custom named by the file or folder that it writes; frames come to it last."""
+        """Take over a sink, usually named after the file or folder that it writes; it receives each frame last."""
         self._sinks[os.fspath(name)] = sink
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one frame to each sink that was not left out."""
         for name, sink in self._left():
-            if name in self.lost:  # the log, when it could not take what became of one before it
+            if name in self.lost:  # the log, if writing the event of an earlier sink failed
                 continue
             try:
                 sink.write(frame, detection)
@@ -82,7 +82,7 @@ class Sinks(Closing):
                 self._leave_out(name, sink, error)
 
     def write_event(self, event: Event | Account) -> None:
-        """Tell the sinks that take events."""
+        """Pass an event to the sinks that take events."""
         for name, sink in self._left():
             if isinstance(sink, EventSink) and name not in self.lost:
                 try:
@@ -91,14 +91,14 @@ class Sinks(Closing):
                     self._leave_out(name, sink, error)
 
     def close(self) -> None:
-        """Close them in order, so that a log, the last, can take what becomes of the others; a second call does nothing."""
+        """Close the sinks in order, so that a log, the last, can record what happens; a second call does nothing."""
         with ExitStack() as all_of_them:
-            all_of_them.callback(self._sinks.clear)  # a mark that comes later is too late, and no loss
+            all_of_them.callback(self._sinks.clear)  # a mark that arrives later is ignored, which is no loss
             for name, sink in reversed(self._left()):
                 all_of_them.callback(self._close, name, sink)
 
     def check(self) -> None:
-        """Raise SourceError where one was left out."""
+        """Raise SourceError if any sink was left out."""
         if self.lost:
             raise SourceError("; ".join(self.lost.values()))
 
@@ -122,26 +122,26 @@ class Sinks(Closing):
 
 
 class _Folder(Closing):
-    """Images named by the stem of their source, or by index where many frames share a source or sources a stem.
+    """Images named by their source's stem, by index if frames share a source, or by both if sources share a stem.
 
-    Of several sources each that is not of image files has a folder of its own.
+    With several sources, each that does not consist of image files gets its own folder.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], *, sources: Sequence[str] = (), room: Room | None = None
     ) -> None:
-        """`sources` are the names of all where there are several, `room` is what there must be on the disk.
+        """`sources` lists all names if there are several, `room` ensures that enough disk space is left.
 
-        Raises SourceError when the folder cannot be made.
+        Raises SourceError when the folder cannot be created.
         """
         self.folder = Path(folder)
         self._room = room
         self._labels = Labels(sources)
-        self._taken: set[str] = set()  # by image files
+        self._taken: set[str] = set()  # stems used by image files
         make_folder(self.folder)
 
     def resume(self, images: Iterable[tuple[int, str]]) -> None:
-        """Go on after image files of these numbers and names, so that names are chosen as if this were one run."""
+        """Continue after image files with these numbers and names, choosing names as if it were a single run."""
         for number, source in images:
             self._name(number, source)
 
@@ -165,16 +165,16 @@ class _Folder(Closing):
 
 
 class OverlayImages(_Folder):
-    """A folder of JPEGs of the frames with their cracks drawn in."""
+    """A folder of JPEGs of the frames with their cracks drawn on them."""
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Add one image, whole or not at all. Raises SourceError."""
+        """Write one image atomically. Raises SourceError."""
         write_image(self._path(frame, ".jpg"), detection.plot(frame.image))
 
 
 class MaskImages(_Folder):
-    """A folder of PNG masks, 0 and 255."""
+    """A folder of PNG masks with values 0 and 255."""
 
     def write(self, frame: Frame, detection: Detection) -> None:
-        """Add one mask, whole or not at all. Raises SourceError."""
+        """Write one mask atomically. Raises SourceError."""
         detection.save(self._path(frame, ".png"))

@@ -1,4 +1,4 @@
-"""Where frames come from: files, cameras, and anything in Python that yields frames."""
+"""Sources of frames: files, cameras, and any Python iterable of frames."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _DEFAULT = SourceOptions()
 
 @runtime_checkable
 class Source(Protocol):
-    """Frames to be read once, in order, as from an open file; leaving the `with` block closes it."""
+    """Frames that are read once, in order, as from an open file; leaving the `with` block closes it."""
 
     @property
     def name(self) -> str:
-        """What it reads."""
+        """The name of what it reads."""
 
     @property
     def rate(self) -> float | None:
-        """Frames a second where it is a video, else None."""
+        """Frames per second, or None where that is unknown."""
 
     @property
     def count(self) -> int | None:
-        """How many frames it holds, as far as it says."""
+        """The number of frames, or None where that is unknown."""
 
     def __iter__(self) -> Iterator[Frame]: ...
     def __enter__(self) -> Self: ...
@@ -52,22 +52,22 @@ class Source(Protocol):
 
 @runtime_checkable
 class CountedSource(Source, Protocol):
-    """A source that a string names, or several: it counts, and it can be stopped."""
+    """A source opened by name, or several joined; it counts its frames and can be stopped."""
 
     @property
     def read(self) -> int:
-        """The frames that came so far; of files only those that `SourceOptions.every` takes."""
+        """The number of frames received so far; for files only those that `SourceOptions.every` selects."""
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many of them were not handed out, by cause."""
+        """The number of received frames that were not handed out, by cause."""
 
     @property
     def parts(self) -> Sequence[Counted]:
-        """What it is made of: cameras, or the files that are read one after the other; nothing where it is one file."""
+        """Its parts: cameras, or the files that are read one after the other; empty for a single file."""
 
     def stop(self) -> None:
-        """End the iteration at the next frame, from any thread or a signal handler; does not wait."""
+        """End the iteration at the next frame; does not wait. May be called from any thread or a signal handler."""
 
 
 Named: TypeAlias = "str | os.PathLike[str] | CountedSource"
@@ -80,19 +80,20 @@ def open_source(source: Named | Sequence[Named], options: SourceOptions = ...) -
 @overload
 def open_source(source: AnySource, options: SourceOptions = ...) -> Source: ...
 def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
-    """The frames of a file, a camera, several of either, or Python code.
+    """Open a file, a camera, several of either, or a Python iterable as a source of frames.
 
-    `source` is an image file, a folder of images, a glob pattern, a video file; a camera: `0` or `/dev/video0`,
-    `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR bytes
-    on standard input; without `@30` a pipe whose writer waits, of which no frame is dropped); or an iterable that gives
-    frames as uint8 (H, W, 3) BGR, or as `Frame` where they have a time. An open Source is given back.
+    `source` is an image file, a folder of images, a glob pattern or a video file; a camera: `0` or `/dev/video0`,
+    `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR
+    bytes on standard input; without `@30` the writer is made to wait and no frame is dropped); or an iterable that
+    yields frames as uint8 (H, W, 3) BGR, or as `Frame` where they have timestamps. An open Source is returned as it is.
 
-    A list or tuple of strings is several sources: files, read one after the other, or cameras, read together. Where
-    cameras need options of their own, it is one of what `open_source` gave.
+    A list or tuple of strings is several sources: files, read one after the other, or cameras, read simultaneously. For
+    cameras with different options, pass a list of sources that `open_source` returned.
 
-    Of files and iterables every frame comes, in order; of cameras the newest, see `LiveSource`.
-    Raises SourceError, naming it without passwords, when there is nothing or nothing readable; FrameError for a single
-    array, SpecError for an option that the source cannot do and for cameras and files in one list, MissingDependency.
+    Files and iterables yield every frame, in order; cameras yield the newest, see `LiveSource`.
+    Raises SourceError, naming the source without passwords, when it does not exist or cannot be read; FrameError for a
+    single array, SpecError for an option that the source does not support and for cameras and files in one list,
+    MissingDependency.
     """
     if isinstance(source, Source):
         return source
@@ -125,7 +126,7 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
 
 
 def _place(source: Named) -> str:
-    """What names a source, however its path was written."""
+    """A canonical name for a source, however its path is written."""
     text = str(source)
     return text if isinstance(source, CountedSource) or scheme_of(text) else str(Path(text).resolve())
 
@@ -138,7 +139,7 @@ def _open_named(source: str, options: SourceOptions) -> CountedSource:
             return _open_files(source, options)
         except SourceError:
             raise
-        except OSError as error:  # a folder that may not be looked into, a name that is too long
+        except OSError as error:  # a folder without read permission, a name that is too long
             raise SourceError(f"cannot read {redacted_path(source)}: {error.strerror or error}") from error
     if scheme not in SCHEMES:
         raise SourceError(
@@ -151,9 +152,9 @@ def _open_named(source: str, options: SourceOptions) -> CountedSource:
 
 
 def described(source: str, options: SourceOptions = _DEFAULT) -> str:
-    """How `source` would be read, without passwords: a command to try a GStreamer pipeline with, else a line of words.
+    """Describe how `source` would be read, without passwords: a command to test its GStreamer pipeline, else a phrase.
 
-    A camera is not connected; of files it raises what `open_source` raises.
+    Does not connect to a camera; for files it raises what `open_source` raises.
     """
     source = trimmed(source)
     if scheme_of(source) in SCHEMES:

@@ -1,4 +1,4 @@
-"""Frames larger than the net: which windows of them it is shown, and how its answers become one again."""
+"""Tiling of frames larger than the model input: which windows are processed, and how the answers are merged."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from edgecrack.runtime.region import Region, RegionOfInterest
 from edgecrack.spec import FrameSpec, ModelSpec
 
 TILE_MODES = ("fit", "tile", "auto")
-OVERLAP = 8  # neighbours share at least a tile's side divided by this
+OVERLAP = 8  # neighbouring tiles overlap by at least a tile's side divided by this
 
 _log = logging.getLogger("edgecrack.tiling")
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """The box around a region, fitted to the net as if it were the frame of `height` x `width`."""
+    """The bounding box of a region in a frame of `height` x `width`, fitted to the model as if it were the frame."""
 
     height: int
     width: int
@@ -51,11 +51,11 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """Overlapping windows of a frame of `height` x `width`, each of the size that the model takes, `frame`.
+    """Overlapping windows of a frame of `height` x `width`, each of the model's input size, `frame`.
 
     Attributes:
-        corners: (top, left) of each, row by row. Only what touches `region` has a window.
-        region: where cracks are looked for.
+        corners: (top, left) of each window, row by row; only windows that touch `region`.
+        region: the region of interest.
     """
 
     height: int
@@ -66,7 +66,7 @@ class Tiling:
 
     @classmethod
     def of(cls, height: int, width: int, frame: FrameSpec, region: Region) -> Tiling:
-        """The fewest windows that cover the region and overlap; those that its mask leaves empty are left out."""
+        """Make the fewest overlapping windows that cover the region, without those that its mask leaves empty."""
         corners = tuple(
             (top, left)
             for top in _starts(region.top, region.bottom, height, frame.height)
@@ -83,7 +83,8 @@ class Tiling:
     def pieces(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         """uint8 (height, width, C) -> uint8 (frame.height, frame.width, C), as many as `corners`.
 
-        They are views, but where the frame has fewer rows or columns than the net: those are padded by reflection.
+        They are views, unless the frame has fewer rows or columns than the model input: then they are
+        reflection-padded.
         """
         for top, left in self.corners:
             piece = image[top : top + self.frame.height, left : left + self.frame.width]
@@ -95,11 +96,11 @@ class Tiling:
     def undo(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 (tiles, frame.height, frame.width) -> uint8 (height, width), 0 outside the region.
 
-        Where tiles overlap, each fades into the next: what a net says close to an edge, where it sees only one side,
-        counts least. A pixel of the region is in no window that was left out, so that nothing fades into nothing.
+        Where tiles overlap, each is blended into the next, so that answers close to a tile's edge, where the net sees
+        only one side, count least. Omitted windows contain no pixel of the region, so that none fades into a gap.
         """
         whole = np.zeros((self.height, self.width), np.uint8)
-        answers = iter(answer.reshape(-1, self.frame.height, self.frame.width))  # one tile comes without the first axis
+        answers = iter(answer.reshape(-1, self.frame.height, self.frame.width))  # a single tile has no first axis
         row_end = 0
         for top, row in groupby(self.corners, key=lambda corner: corner[0]):
             strip = whole[top : top + self.frame.height]
@@ -110,11 +111,11 @@ class Tiling:
         return self.region.blank_outside(whole)
 
     def _fill(self, strip: NDArray[np.uint8], tiles: list[tuple[int, NDArray[np.uint8]]]) -> None:
-        """Write a row of tiles, by where they begin, into the rows of the frame that they cover."""
+        """Write a row of tiles, given as (left, tile), into the rows of the frame that they cover."""
         end = 0
         for left, tile in tiles:
             window = strip[:, left : left + self.frame.width]
-            tile = tile[: window.shape[0], : window.shape[1]]  # padding is left over
+            tile = tile[: window.shape[0], : window.shape[1]]  # crops the padding
             shared = max(0, end - left)
             window[:, :shared] = _faded(window[:, :shared], tile[:, :shared], _ramp(shared))
             window[:, shared:] = tile[:, shared:]
@@ -122,20 +123,20 @@ class Tiling:
 
 
 def check_tile(tile: str) -> str:
-    """`tile` if it is one of `TILE_MODES`; SpecError otherwise."""
+    """Return `tile`. Raises SpecError unless it is one of `TILE_MODES`."""
     if tile not in TILE_MODES:
         raise SpecError(f"tile is one of {', '.join(TILE_MODES)}, got {tile!r}")
     return tile
 
 
 def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInterest | None) -> Placement:
-    """How a frame of `height` x `width` pixels is shown to the model.
+    """Choose how a frame of `height` x `width` pixels is fed to the model: resized to fit, or in tiles.
 
-    "fit" scales it, "tile" cuts one larger than the model takes into windows, "auto" does so when fitting would shrink it
-    below the least scale that the net was trained at, and logs what it chose; a warning is logged where it is shrunk so all
-    the same. With a region of interest
-    only the box around it is fitted, or the windows that touch it are cut. Raises SpecError when the region is outside the
-    frame.
+    "fit" scales the frame, "tile" cuts one larger than the model input into windows, "auto" does so if fitting would
+    shrink it below the smallest scale that the net was trained at, and logs its choice; if a frame is shrunk below that
+    anyway, a warning is logged. With a region of interest, only its bounding box is fitted, or only windows that touch
+    it are cut.
+    Raises SpecError when the region is outside the frame.
     """
     region = roi.within(height, width) if roi else Region(0, height, 0, width)
     fit = Fit.of(region.bottom - region.top, region.right - region.left, spec.input_frame)
@@ -160,14 +161,14 @@ def place(height: int, width: int, spec: ModelSpec, tile: str, roi: RegionOfInte
 
 
 def _shrunk(fit: Fit, spec: ModelSpec) -> float:
-    """The scale at which the net sees a fitted frame: a graph with a camera fits it once more."""
+    """The scale at which the net sees a fitted frame: a graph with a `camera` size resizes it once more."""
     return fit.scale * Fit.of(spec.input_frame.height, spec.input_frame.width, spec.frame).scale
 
 
 def _starts(begin: int, end: int, side: int, tile: int) -> list[int]:
-    """Where windows of `tile` pixels begin that cover `begin` to `end` of a frame's `side`, evenly spread.
+    """The start offsets of evenly spread windows of `tile` pixels that cover `begin` to `end` of a frame's `side`.
 
-    One window that is larger than that takes in what lies around it.
+    A single window larger than that range includes the surroundings.
     """
     length = end - begin
     if length <= tile:
@@ -178,12 +179,12 @@ def _starts(begin: int, end: int, side: int, tile: int) -> list[int]:
 
 
 def _faded(before: NDArray[np.uint8], after: NDArray[np.uint8], ramp: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """From one to the other, `ramp` being the share of `after` in 1/256: equal ones stay what they are."""
+    """Blend from `before` to `after`, `ramp` being the weight of `after` in 1/256; equal values stay unchanged."""
     return ((before * (256 - ramp) + after * ramp + 128) >> 8).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)
 def _ramp(length: int) -> NDArray[np.uint16]:
-    """uint16 (length,): half a wave of the cosine, from 0 to 256."""
+    """Half-cosine ramp from 0 to 256, uint16 (length,)."""
     shares = (np.arange(length) + 0.5) / max(1, length)
     return np.round(128 - 128 * np.cos(np.pi * shares)).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Writing H.264 that a browser plays and that stays readable when the process dies or the power is cut."""
+"""Writes H.264 video that browsers can play and that stays readable if the process dies or the power is cut."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-_TICK = Fraction(1, 90000)  # seconds; what frames with a time are placed by: usual rates are whole multiples of it
-_LARGEST = 1 << 22  # bytes of a fragment; of a 4K frame it is some 1 MB
+_TICK = Fraction(1, 90000)  # seconds; time base of frames with timestamps: usual intervals are multiples of it
+_LARGEST = 1 << 22  # bytes of the largest fragment; that of a 4K frame is about 1 MB
 _FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
 class Bytes(Protocol):
-    """Where a video goes."""
+    """The byte stream that a video is written to."""
 
     path: Path
 
     def write(self, data: bytes) -> int:
-        """Take all of `data`; its length. Raises OSError."""
+        """Write all of `data`; returns its length. Raises OSError."""
 
     def close(self) -> None:
-        """Take what was written as all of it. Raises OSError."""
+        """Finish writing. Raises OSError."""
 
 
 class _Interruptible:
-    """Stands between PyAV and a target: PyAV passes on what is an Exception, and swallows a Ctrl-C."""
+    """Wraps the target that PyAV writes to: PyAV propagates an Exception but swallows KeyboardInterrupt."""
 
     def __init__(self, target: Bytes) -> None:
         self._target = target
@@ -56,27 +56,27 @@ class _Interruptible:
 
 
 class VideoEncoder(Closing):
-    """H.264 (yuv420p) in an MP4 of one fragment a frame, so that each is readable once the next is written.
+    """Encodes H.264 (yuv420p) in MP4 with one fragment per frame, so that each is readable once the next is written.
 
-    A key frame comes every second. Sides that are odd grow by one pixel, as the format wants them even.
+    There is a key frame every second. Odd sides are padded by one pixel, as the format requires even ones.
     """
 
     def __init__(self, target: Bytes, rate: float, *, quality: int = 26, preset: str = "ultrafast") -> None:
-        """Write into `target`, and close it at the end; see `VideoWriter`."""
+        """Write to `target`, and close it at the end; see `VideoWriter` for the options."""
         self._rate = check_rate(rate)
-        self._options = {"preset": preset, "qp": str(quality)}  # "crf" takes half as long again
+        self._options = {"preset": preset, "qp": str(quality)}  # "crf" takes 50 % longer
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
-        self._begun: float | None = None  # the time of the first frame, where frames have one
-        self._last, self._key = -1, 0  # ticks of the last frame and of the last key frame
+        self._begun: float | None = None  # timestamp of the first frame, if frames have one
+        self._last, self._key = -1, 0  # in ticks: the last frame and the last key frame
         self._target = target
         self._way = _Interruptible(target)
         self._file: OutputContainer | None = _container(self._way)
 
     def write(self, image: NDArray[np.uint8], time: float | None = None, *, key: bool = False) -> bool:
-        """Add uint8 (H, W, 3) BGR, of the same size as the first, shown from `time` in seconds or at the rate's pace.
+        """Add uint8 (H, W, 3) BGR, of the same size as the first, presented at `time` in seconds or at the frame rate.
 
-        Returns whether it is a key frame, as it is with `key`. Of one video all frames have a time or none.
+        Returns whether it is a key frame; `key` forces one. Either all frames of a video have a `time` or none has.
         Raises FrameError for another size or type, SourceError when it cannot be written.
         """
         check_frame(image)
@@ -97,7 +97,7 @@ class VideoEncoder(Closing):
         return any(packet.is_keyframe for packet in packets)
 
     def close(self) -> None:
-        """Finish the video; a second call does nothing. Raises SourceError when its end cannot be written."""
+        """Finalise the video; a second call does nothing. Raises SourceError when its end cannot be written."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -108,21 +108,21 @@ class VideoEncoder(Closing):
             self._target.close()
 
     def _place(self, picture: VideoFrame, time: float) -> None:
-        """Give `picture` its time, and make it a key frame where the last one is a second old."""
+        """Set the timestamp of `picture`, and make it a key frame if the last one is a second old."""
         self._begun = time if self._begun is None else self._begun
-        self._last = max(self._last + 1, round((time - self._begun) / _TICK))  # two frames cannot have one time
+        self._last = max(self._last + 1, round((time - self._begun) / _TICK))  # two frames cannot share a timestamp
         picture.pts, picture.time_base = self._last, _TICK
         if self._last - self._key >= 1 / _TICK:
             picture.pict_type, self._key = 1, self._last
 
     def _start(self, file: OutputContainer, frame: FrameSpec, time: float | None) -> VideoStream:
-        # zerolatency: no frames held back, so that what was given is soon in the file.
+        # zerolatency: the encoder holds no frames back, so that they reach the file soon.
         options = {"tune": "zerolatency", "forced-idr": "1"}
         stream = file.add_stream("libx264", rate=self._rate, options=self._options | options)
         stream.height, stream.width = frame.height + frame.height % 2, frame.width + frame.width % 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = max(1, round(self._rate))
-        stream.codec_context.thread_count = cv2.getNumThreads()  # one where the net has the cores
+        stream.codec_context.thread_count = cv2.getNumThreads()  # 1 where the net uses the cores
         if time is not None:
             stream.codec_context.time_base = _TICK
         return stream
@@ -133,8 +133,8 @@ class VideoEncoder(Closing):
 
         try:
             yield
-        except (FFmpegError, OSError) as error:  # an encoder that fails is the first and not the second
-            self._file = None  # the fragments so far are whole; nothing can follow them
+        except (FFmpegError, OSError) as error:  # a failing encoder raises the first, which is not an OSError
+            self._file = None  # the fragments written so far are complete; nothing can follow them
             for end in (self._target, file):
                 with suppress(FFmpegError, OSError):
                     end.close()
@@ -146,16 +146,16 @@ class VideoEncoder(Closing):
 
 
 class VideoWriter(VideoEncoder):
-    """A video file, as `VideoEncoder` makes it: a kill loses its last frame, a power cut the last second and that frame."""
+    """Writes a `VideoEncoder` video to a file: a kill loses the last frame, a power cut also the second before it."""
 
     def __init__(
         self, path: str | os.PathLike[str], rate: float, *, quality: int = 26, preset: str = "ultrafast"
     ) -> None:
-        """`rate` in frames a second; `quality` is x264's QP, 0 (lossless) to 51, and `preset` its name for how much time
-        it takes to make the file small: "veryfast" takes three times as long as "ultrafast", and a third off the file.
+        """`rate` in frames per second; `quality` is x264's QP, 0 (lossless) to 51, and `preset` its trade-off between
+        time and file size: "veryfast" takes three times as long as "ultrafast" and saves a third of the file.
 
-        Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for a rate that
-        cannot be.
+        Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for an invalid
+        rate.
         """
         check_rate(rate)
         require_av()
@@ -164,7 +164,7 @@ class VideoWriter(VideoEncoder):
 
 
 def mend_video(path: Path) -> bool:
-    """Cut off a fragment that a power cut left torn; whether any frame is left. Raises OSError."""
+    """Cut off a fragment left incomplete by a power cut; returns whether any frame is left. Raises OSError."""
     end = frames = 0
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -178,7 +178,7 @@ def mend_video(path: Path) -> bool:
 
 
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """The kind of each whole box of an MP4, and where it ends."""
+    """Yield the type of each complete box of an MP4, and the offset of its end."""
     place = 0
     while place + 8 <= size:
         file.seek(place)
@@ -189,14 +189,14 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 
 def check_rate(rate: float) -> Fraction:
-    """`rate` in frames a second as cameras count, such as 30000/1001. Raises SpecError for one that cannot be."""
+    """Convert `rate` in frames per second to a fraction, such as 30000/1001. Raises SpecError for an invalid rate."""
     if not 0.01 <= rate <= 1000:
         raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
     return Fraction(rate).limit_denominator(1001)
 
 
 def require_av() -> None:
-    """Raise MissingDependency where there is no PyAV, or one without x264."""
+    """Raise MissingDependency if PyAV is missing or was built without x264."""
     try:
         import av
     except ImportError as error:
@@ -208,8 +208,8 @@ def require_av() -> None:
 def _container(target: _Interruptible) -> OutputContainer:
     import av
 
-    # Through our own file and not FFmpeg's, which keeps silent when the last write fails.
-    # A buffer that holds a fragment, so that each is written at once, and a kill leaves none torn.
+    # Through our own file and not FFmpeg's, which does not report that the last write failed.
+    # The buffer holds a whole fragment, so that each is written in one call and a kill leaves none incomplete.
     return av.open(target, "w", format="mp4", options=_FRAGMENTED, buffer_size=_LARGEST)
 
 
@@ -219,9 +219,9 @@ def _picture(image: NDArray[np.uint8]) -> VideoFrame:
     height, width = image.shape[:2]
     if height % 2 or width % 2:
         image = np.asarray(cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
-    # A third of the time of the encoder's own way: each pixel keeps its brightness, and of four the first gives the colour, not
-    # their mean.
+    # Takes a third of the time of PyAV's own conversion: luma is kept per pixel, and chroma is taken from the first of
+    # four pixels, not from their mean.
     planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
-    # Not copied where it can be: PyAV takes the height down to a multiple of four.
+    # Avoid a copy where possible: PyAV's from_numpy_buffer rounds the height down to a multiple of four.
     make = VideoFrame.from_ndarray if image.shape[0] % 4 else VideoFrame.from_numpy_buffer
     return make(planes, format="yuv420p")

@@ -1,4 +1,4 @@
-"""Libraries that run a model file, behind one small protocol."""
+"""Inference libraries that run a model file, behind one small protocol."""
 
 from __future__ import annotations
 
@@ -14,60 +14,63 @@ from edgecrack.errors import EngineError, MissingDependency, SpecError
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import ModelSpec
 
-BACKENDS = ("openvino", "onnxruntime")  # for ONNX, in the order that "auto" prefers them
-ENGINE_BACKEND = "tensorrt"  # for engines, and nothing else is
+BACKENDS = ("openvino", "onnxruntime")  # for ONNX, in the order of preference of "auto"
+ENGINE_BACKEND = "tensorrt"  # for engines, and only for them
 HINTS = ("latency", "throughput")
 
 
 class Backend(Protocol):
-    """One loaded model. Calls are answered in the order of submission; `close` may be called twice."""
+    """A loaded model. Answers come in the order of submission; `close` may be called twice."""
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model is."""
+        """The specification of the model."""
 
     @property
     def name(self) -> str:
-        """Which library runs it, for example "openvino"."""
+        """The library that runs it, for example "openvino"."""
 
     @property
     def depth(self) -> int:
-        """How many calls may be in flight."""
+        """The maximum number of calls in flight."""
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
-        """Start on contiguous uint8 (N, H, W, C), shaped as `spec.input_shape`, BGR or BGRx; `frames` is not copied and
-        not to be written to before its answer was collected.
+        """Start a call on contiguous uint8 (N, H, W, C), shaped as `spec.input_shape`, BGR or BGRx.
 
+        `frames` is not copied and must not be modified until its answer has been collected.
         Raises EngineError when `depth` calls are in flight or the library fails, FrameError for another shape or type.
         """
 
     def collect(self) -> NDArray[np.uint8]:
-        """Wait for the oldest call: its crack probability, uint8 (N, H, W), 0..255, the caller's own.
+        """Wait for the oldest call and return its crack probability, uint8 (N, H, W), 0..255, owned by the caller.
 
         Raises EngineError when nothing is in flight or the library failed.
         """
 
     def clone(self) -> Backend:
-        """The same model for another thread, with calls of its own; each is closed by itself. Raises EngineError."""
+        """Make a second backend of the model for another thread; each must be closed separately. Raises EngineError."""
 
     def close(self) -> None:
-        """Wait for what is in flight, a call of another thread too, and let go of the model."""
+        """Wait for all calls in flight, including one of another thread, and release the model."""
 
 
 def open_backend(
     path: str | os.PathLike[str], backend: str = "auto", *, device: int = 0, hint: str = "latency"
 ) -> Backend:
-    """Load the model file at `path`: an engine goes to "tensorrt", of which `open_engine` has the finer choices; for ONNX
-    "auto" takes OpenVINO where it is installed, else ONNX Runtime. `device` is the GPU that an engine runs on.
+    """Load the model file at `path` and return the backend that runs it.
 
-    INT8 for TensorRT (signed activations), mixed with FP16 or not, goes to ONNX Runtime, the numeric reference: OpenVINO
-    2026.4 answers with noise for such an aelf-unet, and is refused.
+    An engine runs on "tensorrt", on the GPU with index `device`; `open_engine` has more options. For ONNX, "auto" uses
+    OpenVINO if it is installed, else ONNX Runtime.
 
-    `hint` is "latency" for the least time a frame, or "throughput" for the most frames a second. Only OpenVINO uses it; the
-    answers are the same.
+    INT8 models for TensorRT (signed activations), with or without FP16, run on ONNX Runtime, the numeric reference;
+    OpenVINO is refused, as 2026.4 returns noise for such an aelf-unet.
 
-    Raises SpecError for an unknown `backend` or `hint`, MissingDependency when its library is not installed, EngineError when the
-    file is missing, damaged or not an edgecrack model, EngineMismatch when an engine is of another machine.
+    `hint` is "latency" for the shortest time per frame, or "throughput" for the most frames per second. Only OpenVINO
+    uses it; the answers are the same.
+
+    Raises SpecError for an unknown `backend` or `hint`, MissingDependency when its library is not installed,
+    EngineError when the file is missing, damaged or not an edgecrack model, EngineMismatch when an engine was built for
+    another machine.
     """
     if backend not in ("auto", *BACKENDS, ENGINE_BACKEND):
         raise SpecError(f"a backend is one of auto, {', '.join(BACKENDS)}, {ENGINE_BACKEND}, got {backend!r}")

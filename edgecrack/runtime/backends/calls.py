@@ -1,4 +1,4 @@
-"""What every backend does with its calls: check, count, answer in order, and speak of errors in one line."""
+"""Base class of all backends: checks and counts calls, answers them in order, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Answer = NDArray[np.uint8]
 
 
 class Calls(ABC):
-    """The part of a `Backend` that no library changes; a library says how to start a call and how to let go.
+    """The library-independent part of a `Backend`; subclasses define how to start a call and how to release the model.
 
-    One thing at a time: a close from another thread waits for the call that is being started or waited for, since it
-    frees what that works on. Between a submit and its collect nothing is held.
+    Methods are serialised by a lock: a close from another thread waits for the call that is being started or collected,
+    since it frees what that works on. The lock is not held between a submit and its collect.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Calls(ABC):
         self._shape = spec.input_shape
         self._waiting: deque[Callable[[], Answer]] = deque()
         self._closed = False
-        self._lock = threading.RLock()  # reentrant: forgotten backends are closed whenever garbage is collected
+        self._lock = threading.RLock()  # reentrant: garbage collection may close a forgotten backend at any time
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
-        """Start on uint8 (N, H, W, C); see `Backend.submit`."""
+        """Start a call on uint8 (N, H, W, C); see `Backend.submit`."""
         with self._lock:
             self._check_open()
             if len(self._waiting) >= self.depth:
@@ -46,7 +46,7 @@ class Calls(ABC):
                 self._waiting.append(self._start(frames))
 
     def collect(self) -> Answer:
-        """Wait for the oldest call; see `Backend.collect`."""
+        """Wait for the oldest call and return its answer; see `Backend.collect`."""
         with self._lock:
             self._check_open()
             if not self._waiting:
@@ -56,21 +56,21 @@ class Calls(ABC):
                 return wait()
 
     def close(self) -> None:
-        """Wait for what is in flight, drop its answers and let go of the model; a second call does nothing."""
+        """Wait for the calls in flight, discard their answers and release the model; a second call does nothing."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._release()
-            self._waiting.clear()  # not before: a call that runs reads the frames that it holds
+            self._waiting.clear()  # not before: a running call still reads the frames kept alive here
 
     @abstractmethod
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
-        """Start a call; the function that waits for its answer, uint8 (N, H, W). It holds `frames` until then."""
+        """Start a call; return a function that waits for its answer, uint8 (N, H, W), and keeps `frames` alive."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Wait for the calls that run and let go of everything."""
+        """Wait for running calls and release everything."""
 
     def _check_open(self) -> None:
         if self._closed:
@@ -78,7 +78,7 @@ class Calls(ABC):
 
 
 def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
-    """Raise EngineError unless the inputs and outputs of a graph, name -> (type, shape), are what `spec` promises."""
+    """Raise EngineError unless a graph's inputs and outputs, name -> (type, shape), are those that `spec` promises."""
     shape = spec.input_shape
     wanted = {INPUT: ("uint8", shape), OUTPUT: ("uint8", shape[:3])}
     if ends != wanted:
@@ -87,7 +87,7 @@ def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]])
 
 @contextmanager
 def library_errors(name: str, doing: str) -> Iterator[None]:
-    """Turn what the library `name` raises into an EngineError with the words that say what happened."""
+    """Convert exceptions of the library `name` to an EngineError with the informative part of their message."""
     try:
         yield
     except (EngineError, ImportError):
@@ -100,5 +100,5 @@ def _telling_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [
         line for line in lines if not line.startswith(("Exception from ", "Check '"))
-    ]  # where, in OpenVINO's source
+    ]  # locations in OpenVINO's source
     return " ".join(told or lines or ["it says nothing more"])[:300]

@@ -1,4 +1,4 @@
-"""From an engine file to the backend that runs it: what could crash TensorRT is found out before TensorRT is touched."""
+"""Opens an engine file as a backend: whatever could crash TensorRT is checked before TensorRT is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgecrack.tensorrt_library import FLAVOURS, forget_lines, load_tensorrt, te
 if TYPE_CHECKING:
     import tensorrt as trt
 
-ZERO_COPY_VARIABLE = "EDGECRACK_ZERO_COPY"  # of the environment: 1 or 0 in place of what the GPU suggests
+ZERO_COPY_VARIABLE = "EDGECRACK_ZERO_COPY"  # environment variable: 1 or 0 overrides the default for the GPU
 
 _log = logging.getLogger("edgecrack.tensorrt")
 
@@ -35,14 +35,14 @@ def open_engine(
 ) -> TensorRtBackend:
     """Load the engine file at `path` on the GPU with index `device`.
 
-    `graphs` and `zero_copy` are as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 takes the place of None, and
-    EDGECRACK_CUDA chooses the CUDA library. Raises EngineMismatch, with the command that builds it anew, for an engine of
-    another GPU or TensorRT, for a driver older than its CUDA and for one that was changed; EngineError when it cannot be
-    read, without a driver or such a GPU, and when TensorRT cannot load it; MissingDependency without TensorRT or a CUDA
-    library; SpecError for a choice that cannot be.
+    `graphs` and `zero_copy` are as in `TensorRtBackend`; EDGECRACK_ZERO_COPY=0 or 1 applies where `zero_copy` is None,
+    and EDGECRACK_CUDA selects the CUDA library. Raises EngineMismatch, with the command that rebuilds it, for an engine
+    built for another GPU or TensorRT, for a driver older than its CUDA version and for a modified file; EngineError
+    when it cannot be read, when there is no driver or no such GPU, and when TensorRT cannot load it; MissingDependency
+    without TensorRT or a CUDA library; SpecError for an invalid choice.
     """
     try:
-        Path(path).stat()  # or its record would be missed first, and that is another error
+        Path(path).stat()  # first, or the missing record would be reported, which is a different error
     except OSError as error:
         raise EngineError(f"cannot read the engine {path}: {error.strerror or error}") from error
     record = read_record(path)
@@ -57,7 +57,7 @@ def open_engine(
 
 
 def _chosen_zero_copy() -> bool | None:
-    """What the environment asks for; None for what suits the GPU. Raises SpecError."""
+    """The setting from the environment; None for the default of the GPU. Raises SpecError."""
     chosen = os.environ.get(ZERO_COPY_VARIABLE, "")
     if chosen not in ("", "0", "1"):
         raise SpecError(f"{ZERO_COPY_VARIABLE} is 0 or 1, got {chosen!r}")
@@ -73,17 +73,20 @@ def _check_gpu(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> 
     if record.flavour == "tensorrt":
         _check_model(path, record, gpu)
     built_cuda, cuda = (int(version.partition(".")[0] or 0) for version in (record.cuda, gpu.cuda))
-    if built_cuda > cuda:  # a newer driver runs what an older one did
+    if built_cuda > cuda:  # a newer driver runs engines built with an older one
         reason = f"it was built with a driver of CUDA {record.cuda}, this one speaks CUDA {gpu.cuda}"
         raise mismatch(path, record, reason, device=gpu.index)
 
 
 def _check_model(path: str | os.PathLike[str], record: EngineRecord, gpu: Gpu) -> None:
-    """Only an engine of TensorRT for RTX is one for all GPUs of a compute capability: RTX 3060 and A10 share theirs."""
+    """Raise EngineMismatch for another GPU model: only engines of TensorRT for RTX fit a whole compute capability.
+
+    An RTX 3060 and an A10 have the same one.
+    """
     if record.gpu and record.gpu != gpu.name:
         reason = f"it was built on another GPU, {record.gpu}, this one is {gpu.name}"
         raise mismatch(path, record, reason, device=gpu.index)
-    if record.multiprocessors and record.multiprocessors != gpu.multiprocessors:  # the Jetsons Orin may share a name
+    if record.multiprocessors and record.multiprocessors != gpu.multiprocessors:  # Jetson Orin modules may share a name
         reason = (
             f"it was built on a GPU of {record.multiprocessors} multiprocessors, this one has {gpu.multiprocessors}"
         )
@@ -109,17 +112,17 @@ def _shared_engine(cuda: Cuda, record: EngineRecord, plan: bytes, path: Path) ->
         with cuda.current():
             loaded = _LoadedPlan(record, plan, path)
     except BaseException:
-        with suppress(EngineError):  # what went wrong first tells more
+        with suppress(EngineError):  # the first error says more
             cuda.close()
         raise
     return SharedEngine(record.spec, cuda, loaded.context, loaded.release)
 
 
 class _LoadedPlan:
-    """TensorRT's own objects, in the order in which each needs the one before: runtime, engine, configuration."""
+    """TensorRT's own objects, each of which needs the one before: runtime, engine, configuration."""
 
     def __init__(self, record: EngineRecord, plan: bytes, path: Path) -> None:
-        """Raises EngineError when TensorRT does not take the plan, or it is not what the record says."""
+        """Raises EngineError when TensorRT rejects the plan, or it does not match the record."""
         if TYPE_CHECKING:
             import tensorrt as trt
         else:
@@ -132,7 +135,7 @@ class _LoadedPlan:
         try:
             try:
                 self._runtime = trt.Runtime(tensorrt_logger(trt))
-            except TypeError as error:  # what the binding makes of a runtime that is none
+            except TypeError as error:  # the binding raises this when no runtime was created
                 raise self._failed("cannot begin") from error
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
@@ -141,12 +144,12 @@ class _LoadedPlan:
             if record.flavour == "tensorrt_rtx":
                 self._configuration = _RuntimeConfiguration(self._engine, path)
         except BaseException as error:
-            clear_frames(error.__traceback__)  # it would keep them, and the caller lets go of the GPU
+            clear_frames(error.__traceback__)  # they would keep the objects alive while the caller releases the GPU
             self._free()
             raise
 
     def context(self) -> trt.IExecutionContext:
-        """A new execution context. Raises EngineError when there is too little memory for it."""
+        """Make a new execution context. Raises EngineError when there is too little memory for it."""
         forget_lines()
         if self._engine is None:
             raise EngineError("this engine is closed; open it again")
@@ -157,7 +160,7 @@ class _LoadedPlan:
         return context
 
     def release(self) -> None:
-        """Free the engine, then the runtime; no context may be left."""
+        """Free the engine, then the runtime; no context may be left by then."""
         try:
             if self._configuration:
                 self._configuration.save()
@@ -180,15 +183,15 @@ def _ends(engine: trt.ICudaEngine) -> dict[str, tuple[str, tuple[object, ...]]]:
 
 
 class _RuntimeConfiguration:
-    """TensorRT for RTX compiles its kernels when an engine first runs: what it compiled is kept beside the engine.
+    """The cache, beside the engine, of the kernels that TensorRT for RTX compiles when an engine first runs.
 
-    What it cannot use, because it is junk or of another driver, it does not take.
+    TensorRT ignores a cache that it cannot use because it is corrupt or from another driver.
     """
 
     def __init__(self, engine: Any, path: Path) -> None:
         self._path = path.with_name(f"{path.name}.cache")
         self._cache: Any = None
-        self.arguments: tuple[Any, ...] = ()  # of `create_execution_context`
+        self.arguments: tuple[Any, ...] = ()  # for `create_execution_context`
         if not hasattr(engine, "create_runtime_config"):
             return
         configuration = engine.create_runtime_config()
@@ -201,7 +204,7 @@ class _RuntimeConfiguration:
             configuration.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Write what was compiled, if it is more than there was; a folder that cannot be written to is no error."""
+        """Write the compiled kernels to the cache file if they changed; an unwritable folder is not an error."""
         serialized = None if self._cache is None else self._cache.serialize()
         content = b"" if serialized is None else bytes(memoryview(serialized))
         if not content or content == self._stored:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the numeric reference, and the way where OpenVINO is missing."""
+"""ONNX Runtime on the CPU: the numeric reference, and the fallback if OpenVINO is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import INPUT, OUTPUT
 
-# From 1.29 on it reports to a server and leaves a device id in the home folder; it looks here when it is imported.
+# From 1.29 on it sends telemetry and stores a device id in the home folder; it reads this when imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
@@ -24,7 +24,7 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend(Calls):
-    """An ONNX on ONNX Runtime's CPU provider, two calls in flight: one runs in a worker thread, one waits for it."""
+    """An ONNX model on ONNX Runtime's CPU provider, two calls in flight: one in a worker thread, one queued."""
 
     name = "onnxruntime"
     depth = 2
@@ -41,7 +41,7 @@ class OnnxRuntimeBackend(Calls):
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgecrack-onnxruntime")
 
     def clone(self) -> OnnxRuntimeBackend:
-        """The file opened again; see `Backend.clone`."""
+        """Open the file again; see `Backend.clone`."""
         self._check_open()
         return OnnxRuntimeBackend(self._path)
 
@@ -50,7 +50,7 @@ class OnnxRuntimeBackend(Calls):
         return partial(_answer, running)
 
     def _release(self) -> None:
-        try:  # a wait in `shutdown` that Ctrl-C broke off would, before Python 3.13, abort the process at the next one
+        try:  # before Python 3.13, a `shutdown` interrupted by Ctrl-C makes the next one abort the process
             self._worker.submit(int).result()
         finally:
             self._worker.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the default where there is no NVIDIA GPU."""
+"""OpenVINO on the CPU: the default without an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
 
-# `import openvino` reports each use to a server and leaves a client id in the home folder. Where this module is not to be
-# had it takes a stub that does neither.
+# `import openvino` sends telemetry and stores a client id in the home folder. If its telemetry module cannot be
+# imported, it falls back to a stub that does neither.
 if sys.modules.setdefault("openvino_telemetry", cast(Any, None)) is None:
     import openvino
 
@@ -27,25 +27,25 @@ else:
 
 @cache
 def _core() -> openvino.Core:
-    """One for the process, and never freed: its CPU plugin gives the thread that loads it a signal stack, and takes the
-    memory back, but not the stack, when another thread lets go of it. The next Ctrl-C would then end the process.
+    """The process-wide Core, never freed: its CPU plugin sets a signal stack for the thread that loads it; if another
+    thread frees the Core, that memory is freed but the stack stays set, and the next Ctrl-C would end the process.
     """
     return openvino.Core()
 
 
 def compiled(path: Path, **options: str) -> openvino.CompiledModel:
-    """The model on the CPU; of the default options only the precision is another. Raises what OpenVINO does."""
-    # The default precision may be bf16, and then answers differ between machines.
+    """Compile the model for the CPU; only the precision differs from the defaults. Raises what OpenVINO does."""
+    # The default precision may be bf16, which makes answers differ between machines.
     return _core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})
 
 
-# How many calls are computed side by side, sharing the cores. One has all of them and is answered soonest; two wait less for
-# each other's slowest core. One call more is in flight, ready to begin while the host prepares the next frame.
+# How many calls run in parallel, sharing the cores. A single one has all cores and is answered soonest; two lose less
+# time waiting for the slowest core. One more call is in flight, ready to start while the host prepares the next frame.
 _STREAMS = {"latency": 1, "throughput": 2}
 
 
 class OpenVinoBackend(Calls):
-    """An ONNX on OpenVINO's CPU device, two calls in flight, or three with the hint "throughput"."""
+    """An ONNX model on OpenVINO's CPU device, two calls in flight, or three with the hint "throughput"."""
 
     name = "openvino"
 
@@ -54,7 +54,7 @@ class OpenVinoBackend(Calls):
         self._path, self._hint = path, hint
         self.depth = _STREAMS[hint] + 1
         with library_errors(self.name, f"load {path}"):
-            # Not pinned to cores: decoder and host take turns with it.
+            # Not pinned to cores, which it shares with the decoder and the host code.
             model = compiled(path, NUM_STREAMS=str(_STREAMS[hint]), ENABLE_CPU_PINNING="NO")
             ends = [*model.inputs, *model.outputs]
             check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
@@ -62,15 +62,15 @@ class OpenVinoBackend(Calls):
         self._idle = list(self._requests)
 
     def clone(self) -> OpenVinoBackend:
-        """The file opened again; see `Backend.clone`."""
+        """Open the file again; see `Backend.clone`."""
         self._check_open()
         return OpenVinoBackend(self._path, self._hint)
 
     def _start(self, frames: NDArray[np.uint8]) -> Callable[[], Answer]:
         request = self._idle[-1]
-        with suppress(RuntimeError):  # it runs where Ctrl-C came between its start and the end of this function
+        with suppress(RuntimeError):  # still running if Ctrl-C came between its start and the end of this function
             request.wait()
-        frames = np.require(frames, requirements="W")  # a copy where they may only be read: it shares no other memory
+        frames = np.require(frames, requirements="W")  # copies read-only arrays, whose memory OpenVINO does not share
         request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
         request.start_async()
         self._idle.pop()
@@ -79,12 +79,12 @@ class OpenVinoBackend(Calls):
     def _finish(self, request: openvino.InferRequest, frames: NDArray[np.uint8]) -> Answer:
         try:
             request.wait()
-            return np.array(request.get_output_tensor().data, np.uint8)  # copied: the request writes there again
+            return np.array(request.get_output_tensor().data, np.uint8)  # a copy: the request reuses this memory
         finally:
             self._idle.append(request)
 
     def _release(self) -> None:
         for request in self._requests:
-            with suppress(RuntimeError):  # of a call whose answer is dropped anyway
+            with suppress(RuntimeError):  # its answer is discarded anyway
                 request.wait()
         self._requests = self._idle = []

@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU: two calls in flight, each a CUDA graph of upload, net and download in a stream of its own."""
+"""TensorRT on an NVIDIA GPU: two calls in flight, each a CUDA graph (upload, inference, download) on its own stream."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _log = logging.getLogger("edgecrack.tensorrt")
 
 
 class ExecutionContext(Protocol):
-    """What a frame needs of TensorRT's `IExecutionContext`."""
+    """The part of TensorRT's `IExecutionContext` used here."""
 
     def set_tensor_address(self, name: str, memory: int, /) -> bool:
-        """Where on the GPU an input is read from or an output written to; False when it cannot be."""
+        """Set the GPU address that an input is read from or an output written to; returns False on failure."""
 
     def execute_async_v3(self, stream_handle: int, /) -> bool:
-        """Put the net's work into a stream; False when it cannot be."""
+        """Enqueue inference on a stream; returns False on failure."""
 
 
 class SharedEngine:
-    """An engine on its GPU, used by a backend and its clones. The last that lets go frees it."""
+    """An engine on its GPU, shared by a backend and its clones; reference-counted, the last user frees it."""
 
     def __init__(
         self,
@@ -42,34 +42,34 @@ class SharedEngine:
         make_context: Callable[[], ExecutionContext],
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_context` and, when no context is left, `release` are called inside `cuda.current()`.
+        """`make_context` is called inside `cuda.current()`; so is `release`, when no context is left.
 
         `cuda` is closed after `release`.
         """
         self.spec, self.cuda = spec, cuda
         self._make_context, self._release = make_context, release
-        # one that may be taken again: while a context is made rubbish may be collected, a forgotten clone among it
+        # reentrant: while a context is made, garbage collection may finalise a forgotten clone
         self._lock = threading.RLock()
         self._users = 0
 
     def context(self) -> ExecutionContext:
-        """A new execution context: one a stream. Raises EngineError."""
+        """Make a new execution context; each stream needs its own. Raises EngineError."""
         with self._lock:
             return self._make_context()
 
     def hold(self) -> None:
-        """Count one more user."""
+        """Add a user."""
         with self._lock:
             self._users += 1
 
     def let_go(self) -> None:
-        """Count one less; after the last, free the engine and the GPU."""
+        """Remove a user; after the last one, free the engine and release the GPU."""
         with self._lock:
             self._users -= 1
             if self._users:
                 return
         try:
-            with suppress(EngineError), self.cuda.current():  # a GPU that is gone has nothing left to free
+            with suppress(EngineError), self.cuda.current():  # a lost GPU has nothing left to free
                 self._release()
         finally:
             with suppress(EngineError):
@@ -79,7 +79,7 @@ class SharedEngine:
 class TensorRtBackend(Calls):
     """An engine on an NVIDIA GPU, two calls in flight: one uploads while the other computes.
 
-    A frame is copied once into pinned memory, and its answer once out of it.
+    A frame is copied once into pinned memory and its answer once out of it.
     """
 
     name = "tensorrt"
@@ -88,9 +88,10 @@ class TensorRtBackend(Calls):
     def __init__(self, engine: SharedEngine, *, graphs: bool = True, zero_copy: bool | None = None) -> None:
         """Make the slots and run each once.
 
-        `graphs`: whether to capture each slot's work, so that a call costs one launch. `zero_copy`: whether the GPU works
-        on the host's memory, without upload and download; None for where that costs nothing, as on a Jetson.
-        Raises EngineError, and lets go of the engine, when the GPU has too little memory or fails.
+        `graphs`: whether to capture each slot's work as a CUDA graph, so that a call costs one launch. `zero_copy`:
+        whether the GPU works directly on host memory, without upload and download; None enables it where that costs
+        nothing, as on a Jetson. Raises EngineError, and releases the engine, when the GPU has too little memory or
+        fails.
         """
         super().__init__(engine.spec)
         self.engine, self._cuda = engine, engine.cuda
@@ -108,17 +109,17 @@ class TensorRtBackend(Calls):
         self._idle = list(self._slots)
 
     def __del__(self) -> None:
-        with suppress(Exception):  # nobody would hear of it
+        with suppress(Exception):  # an exception here would reach nobody
             self.close()
 
     @property
     def captured(self) -> bool:
-        """Whether a call is one graph launch; else its parts are launched one by one."""
+        """Whether a call is a single CUDA graph launch; otherwise its parts are launched one by one."""
         return all(slot.captured for slot in self._slots)
 
     def clone(self) -> TensorRtBackend:
-        """A second backend for another thread, on the same engine, with slots of its own. Raises EngineError."""
-        with self._lock:  # a close meanwhile could free the engine
+        """Make a second backend for another thread, on the same engine with its own slots. Raises EngineError."""
+        with self._lock:  # or a concurrent close could free the engine
             self._check_open()
             return TensorRtBackend(self.engine, graphs=self._graphs, zero_copy=self.zero_copy)
 
@@ -145,7 +146,7 @@ class TensorRtBackend(Calls):
 
 
 class _Slot:
-    """One call in flight: a stream, an execution context, and memory for its frames and answers at both ends."""
+    """One call in flight: a stream, an execution context, and host and device buffers for its frames and answers."""
 
     def __init__(self, engine: SharedEngine, *, graph: bool, zero_copy: bool) -> None:
         cuda = self._cuda = engine.cuda
@@ -160,7 +161,7 @@ class _Slot:
             for name, address in ((INPUT, self._frames_there), (OUTPUT, self._answers_there)):
                 if not self._context.set_tensor_address(name, address):
                     raise _complaint(f"does not take memory for {name}")
-            self._enqueue()  # once before it is captured: what the first launch allocates cannot be
+            self._enqueue()  # run once before capture: the first launch allocates memory, which cannot be captured
             cuda.synchronise(self._stream)
             self._executable = self._captured() if graph else None
             if self._executable is not None:
@@ -172,7 +173,7 @@ class _Slot:
         return self._executable is not None
 
     def start(self, frames: NDArray[np.uint8]) -> None:
-        """Put the work on `frames`, uint8 of the spec's input shape, into the stream. They are copied."""
+        """Copy `frames`, uint8 of the spec's input shape, and enqueue the work on the stream."""
         np.copyto(self._frames.array.reshape(self._shape), frames)
         if self._executable is None:
             self._enqueue()
@@ -180,23 +181,23 @@ class _Slot:
             self._cuda.launch(self._executable, self._stream)
 
     def answer(self) -> Answer:
-        """Wait for the work: the answer, uint8 (N, H, W), a copy."""
+        """Wait for the work and return a copy of the answer, uint8 (N, H, W)."""
         self._cuda.synchronise(self._stream)
         answer: Answer = self._answers.array.reshape(self._shape[:3]).copy()
         return answer
 
     def close(self) -> None:
-        """Wait for the work, then free what it used, the last made first, all of it even when some fails."""
+        """Wait for the work, then free all resources in reverse order, even when freeing some fails."""
         with suppress(EngineError):
             self._cuda.synchronise(self._stream)
         with suppress(EngineError):
             self._all.close()
 
     def _buffers(self, stack: ExitStack, size: int) -> tuple[Pinned, int]:
-        """`size` bytes of the host and the address of those that the GPU works on."""
+        """Allocate `size` bytes on the host, and return them with the address of the memory that the GPU works on."""
         pinned = self._cuda.pin(size, mapped=self._zero_copy)
         stack.callback(self._cuda.unpin, pinned)
-        pinned.array.fill(0)  # the first launch works on it
+        pinned.array.fill(0)  # the first launch reads it
         if pinned.mapped is not None:
             return pinned, pinned.mapped
         address = self._cuda.allocate(size)
@@ -213,7 +214,7 @@ class _Slot:
             self._cuda.download(self._answers, self._answers_there, self._stream)
 
     def _captured(self) -> int | None:
-        """What launches the work of a call at once; None where it cannot be captured."""
+        """Capture the work of a call as an executable graph; None if it cannot be captured."""
         try:
             return capture(self._cuda, self._stream, self._enqueue)
         except EngineError as error:

@@ -1,4 +1,4 @@
-"""CUDA from Python: the few calls that a frame needs, behind one small protocol, by either of two libraries."""
+"""CUDA from Python: the few calls needed for inference, behind one small protocol, through either of two libraries."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from edgecrack.errors import EngineError, MissingDependency, SpecError
 
-LIBRARIES = {  # in the order that "auto" prefers them -> the class here that speaks through it
+LIBRARIES = {  # in the order of preference of "auto" -> the class that wraps it
     "cuda-bindings": ("edgecrack.runtime.backends.cuda.bindings", "BindingsCuda"),
     "pycuda": ("edgecrack.runtime.backends.cuda.pycuda", "PyCuda"),
 }
-LIBRARY_VARIABLE = "EDGECRACK_CUDA"  # of the environment: the library for "auto"
+LIBRARY_VARIABLE = "EDGECRACK_CUDA"  # environment variable: the library for "auto"
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """Memory of the host that does not move, so that a copy to or from the GPU need not be waited for.
+    """Page-locked (pinned) host memory, so that copies to and from the GPU can be asynchronous.
 
     Attributes:
-        array: uint8 (bytes,); not to be touched once it is unpinned.
-        address: of its first byte, for the host.
-        mapped: of its first byte, for the GPU, which reads and writes it in place; None unless that was asked for.
+        array: uint8 (bytes,); must not be accessed once it is unpinned.
+        address: host address of its first byte.
+        mapped: GPU address of its first byte, for access in place; None unless mapping was requested.
     """
 
     array: NDArray[np.uint8]
@@ -39,8 +39,9 @@ class Pinned:
 class Cuda(Protocol):
     """One GPU, in its primary context, which TensorRT, OpenCV and torch share.
 
-    Every call but `current` and `close` is made inside `current`, in any thread. Streams, graphs and device memory are
-    the driver's own handles and addresses. All calls raise EngineError, in one line, with CUDA's name for what happened.
+    Every method except `current` and `close` must be called inside `current`, in any thread. Streams, graphs and device
+    memory are the driver's own handles and addresses. All methods raise EngineError, in one line, with CUDA's error
+    name.
     """
 
     @property
@@ -49,68 +50,68 @@ class Cuda(Protocol):
 
     @property
     def zero_copy(self) -> bool:
-        """Whether GPU and host share their memory, so that mapped memory spares the copies at no price."""
+        """Whether GPU and host share their memory, so that mapped memory avoids the copies at no cost."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the GPU this thread's for the length of a `with` block."""
+        """Make the GPU's context current in this thread for the duration of a `with` block."""
 
     def memory(self) -> tuple[int, int]:
-        """The bytes that are free on the GPU, and all of them."""
+        """Free and total GPU memory in bytes."""
 
     def stream(self) -> int:
-        """A new stream, which does not wait for the default stream."""
+        """Create a stream that does not synchronise with the default stream."""
 
     def synchronise(self, stream: int) -> None:
-        """Wait for all work in `stream`; what went wrong in it is raised here."""
+        """Wait for all work in `stream`; its errors are raised here."""
 
     def destroy_stream(self, stream: int) -> None:
-        """Let go of `stream`."""
+        """Destroy `stream`."""
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes on the GPU, with anything in them."""
+        """Allocate `size` uninitialised bytes on the GPU and return their address."""
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` gave."""
+        """Free memory from `allocate`."""
 
     def pin(self, size: int, *, mapped: bool = False) -> Pinned:
-        """`size` bytes of the host, with anything in them, which the GPU too can reach if `mapped`."""
+        """Allocate `size` uninitialised bytes of pinned host memory, also accessible to the GPU if `mapped`."""
 
     def unpin(self, pinned: Pinned) -> None:
-        """Give back what `pin` gave."""
+        """Free memory from `pin`."""
 
     def upload(self, address: int, pinned: Pinned, stream: int) -> None:
-        """Put a copy of all of `pinned` to the GPU into `stream`."""
+        """Enqueue on `stream` a copy of all of `pinned` to the GPU."""
 
     def download(self, pinned: Pinned, address: int, stream: int) -> None:
-        """Put a copy from the GPU that fills `pinned` into `stream`."""
+        """Enqueue on `stream` a copy from the GPU that fills `pinned`."""
 
     def begin_capture(self, stream: int) -> None:
-        """From here on record what is put into `stream`, by this thread, instead of doing it."""
+        """Start to capture what this thread enqueues on `stream` instead of executing it."""
 
     def end_capture(self, stream: int) -> int:
-        """Record no more, whatever happens; the graph of what was recorded."""
+        """End the capture, even on an error, and return the captured graph."""
 
     def destroy_graph(self, graph: int) -> None:
-        """Let go of a graph; what was made executable of it stays."""
+        """Destroy a graph; executables made from it remain valid."""
 
     def executable(self, graph: int) -> int:
-        """What can be launched, as often as wanted, to do a graph's work."""
+        """Instantiate a graph: returns an executable that can be launched any number of times."""
 
     def launch(self, executable: int, stream: int) -> None:
-        """Put the work of a graph into `stream`."""
+        """Launch an executable graph on `stream`."""
 
     def destroy_executable(self, executable: int) -> None:
-        """Let go of what `executable` gave."""
+        """Destroy what `executable` returned."""
 
     def close(self) -> None:
-        """Let go of the GPU; a second call does nothing."""
+        """Release the GPU; a second call does nothing."""
 
 
 def open_cuda(device: int = 0, library: str = "auto") -> Cuda:
-    """The GPU with index `device`, through `library`: "cuda-bindings", "pycuda", or "auto" for what EDGECRACK_CUDA names,
-    else for the first of the two that is installed.
+    """Open the GPU with index `device` through `library`: "cuda-bindings", "pycuda", or "auto".
 
-    Raises SpecError for another name, MissingDependency when it cannot be loaded, EngineError when there is no such GPU.
+    "auto" uses the library that EDGECRACK_CUDA names, else the first of the two that is installed. Raises SpecError for
+    another name, MissingDependency when it cannot be loaded, EngineError when there is no such GPU.
     """
     if library == "auto":
         library = os.environ.get(LIBRARY_VARIABLE, "auto")
@@ -131,15 +132,15 @@ def open_cuda(device: int = 0, library: str = "auto") -> Cuda:
 
 
 def capture(cuda: Cuda, stream: int, work: Callable[[], None]) -> int:
-    """What `work` puts into `stream`, recorded and not done, as something to launch.
+    """Capture what `work` enqueues on `stream`, without executing it, as an executable graph.
 
-    Raises EngineError when some of it cannot be recorded; the stream can be used all the same.
+    Raises EngineError if some of it cannot be captured; the stream stays usable.
     """
     cuda.begin_capture(stream)
     try:
         work()
     except BaseException:
-        with suppress(EngineError):  # what went wrong first tells more
+        with suppress(EngineError):  # the first error says more
             cuda.destroy_graph(cuda.end_capture(stream))
         raise
     graph = cuda.end_capture(stream)
@@ -151,7 +152,7 @@ def capture(cuda: Cuda, stream: int, work: Callable[[], None]) -> int:
 
 @contextmanager
 def pushed(push: Callable[[], None], pop: Callable[[], None]) -> Iterator[None]:
-    """What `Cuda.current` returns: `pop` after `push` in any case, and of two errors the first."""
+    """Implement `Cuda.current`: call `push`, and `pop` in any case; of two errors, raise the first."""
     push()
     try:
         yield
@@ -163,5 +164,5 @@ def pushed(push: Callable[[], None], pop: Callable[[], None]) -> Iterator[None]:
 
 
 def cuda_error(function: str, meaning: str, name: str) -> EngineError:
-    """The error for what `function` of the driver answered, in the driver's words."""
+    """Make the EngineError for a failed driver `function`, with the driver's own description."""
     return EngineError(f"CUDA failed: {function} says {meaning or 'nothing more'} ({name})")

@@ -1,4 +1,4 @@
-"""CUDA through cuda-bindings, NVIDIA's own: wheels for every platform, graphs included."""
+"""CUDA through cuda-bindings, NVIDIA's own package: wheels for every platform, including graph support."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THREAD_LOCAL = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
 class BindingsCuda:
-    """The protocol `Cuda`; see there for what each method does."""
+    """Implements the protocol `Cuda`, which documents the methods."""
 
     name = f"cuda-bindings {__version__}"
 
@@ -103,10 +103,10 @@ class BindingsCuda:
 
 
 def _call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
-    """What `function` of the driver answers besides its code: nothing, one value or several. Raises EngineError."""
+    """Call a driver `function` and return its results without the code: one value or a list. Raises EngineError."""
     try:
         code, *values = function(*arguments)
-    except RuntimeError as error:  # the driver is not there, or too old to have this function
+    except RuntimeError as error:  # the driver is missing, or too old to have this function
         raise EngineError(f"CUDA failed: {' '.join(str(error).split())}") from error
     if code:
         raise _error(function.__name__, code)

@@ -1,7 +1,8 @@
-"""CUDA through pycuda: for machines that have it already, or have no cuda-bindings.
+"""CUDA through pycuda: for machines that already have it, or lack cuda-bindings.
 
-It knows no graphs: those few calls go to the driver itself. Its objects can be freed only while the context that they were
-made in is current, so they are freed here by hand, inside `current`, and never left to the garbage collector.
+It does not support graphs: those few calls go directly to the driver. Its objects can be freed only while the context
+they were created in is current, so they are freed explicitly, inside `current`, and never left to the garbage
+collector.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from edgecrack.runtime.backends.cuda import Pinned, cuda_error, pushed
 _ATTRIBUTE = driver.device_attribute
 _NON_BLOCKING = 1
 _THREAD_LOCAL = 1
-_CODES = range(1000)  # what the driver's codes lie in
+_CODES = range(1000)  # contains all error codes of the driver
 
 
 class PyCuda:
-    """The protocol `Cuda`; see there for what each method does."""
+    """Implements the protocol `Cuda`, which documents the methods."""
 
     name = f"pycuda {pycuda.VERSION_TEXT}"
 
@@ -61,8 +62,8 @@ class PyCuda:
             raise
 
     def _declare_dead(self) -> None:
-        """Give the context back. Where the GPU is lost pycuda would abort the process over a context that it cannot pop and
-        objects that it cannot free, unless it takes the context for dead."""
+        """Release the context. If the GPU is lost, pycuda would abort the process over a context that it cannot pop and
+        objects that it cannot free, unless it considers the context dead."""
         self._closed = True
         with suppress(driver.Error):
             self._context.detach()
@@ -83,7 +84,7 @@ class PyCuda:
             self._streams[stream].synchronize()
 
     def destroy_stream(self, stream: int) -> None:
-        del self._streams[stream]  # it has no other end
+        del self._streams[stream]  # deleting the object is the only way to destroy it
 
     def allocate(self, size: int) -> int:
         with self._errors():
@@ -143,8 +144,8 @@ class PyCuda:
         if self._closed:
             return
         self._closed = True
-        # pycuda gives a primary context back only where it is current, or in the thread that made it, and there it leaves
-        # it current. So it is made current for pycuda, and then not for the driver.
+        # pycuda releases a primary context only while it is current, or in the thread that created it, and leaves it
+        # current there. So it is pushed through pycuda, and then popped directly through the driver.
         try:
             self._push()
             self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
@@ -152,7 +153,7 @@ class PyCuda:
             self._declare_dead()
 
     def _made(self, function: str, *arguments: object, result: int = 0) -> int:
-        """The handle that `function` writes to its argument at place `result`."""
+        """Call `function` and return the handle that it writes to its argument at index `result`."""
         handle = ctypes.c_void_p()
         places = [*arguments[:result], ctypes.byref(handle), *arguments[result:]]
         self._call(function, *places)
@@ -167,7 +168,7 @@ class PyCuda:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn pycuda's errors, which hold the driver's meaning but not its name, into ours."""
+        """Convert pycuda's errors, which contain the driver's description but not the error name, to EngineError."""
         try:
             yield
         except driver.Error as error:
