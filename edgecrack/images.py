@@ -42,7 +42,7 @@ def read_grey(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read an 8- or 16-bit image as greyscale, uint8 (H, W). Raises SourceError, FrameError for other pixel types."""
     level = _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     if level.dtype == np.uint16:  # some tools write masks of 0 and 255, or of classes, in 16 bits
-        level = level if level.max(initial=0) <= 255 else level >> 8
+        level = np.asarray(level, np.uint16) >> (0 if level.max(initial=0) <= 255 else 8)
     elif level.dtype != np.uint8:
         raise FrameError(f"{path} has {level.dtype} pixels, wanted 8 or 16 bits; scale it to 0..255 first")
     return level.astype(np.uint8, copy=False)
