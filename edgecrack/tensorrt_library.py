@@ -70,13 +70,13 @@ def tensorrt_logger(module: ModuleType) -> Any:
     return _loggers[module.__name__]
 
 
-def forget_lines() -> None:
+def clear_errors() -> None:
     """Clear the collected log lines, so that `with_log` reports only later ones."""
     _lines.clear()
 
 
 def with_log(what: str) -> str:
-    """Append the errors that TensorRT logged since `forget_lines` to `what`, on the same line."""
+    """Append the errors that TensorRT logged since `clear_errors` to `what`, on the same line."""
     return f"{what}: {' | '.join(_lines)}" if _lines else what
 
 

@@ -49,7 +49,7 @@ NET = "scnet"
 BLOCK = 64 << 20  # bytes of a large copy
 LIMIT = 1800  # seconds for one part of the page
 NO_NET = "there is no torch to export a shipped net: make gpu-check ONNX=FILE"
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's packages put it, on no path
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's packages install it, not on PATH
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def run_part(part: str, arguments: list[str]) -> Counter[str]:
-    """Print a part of the page, made in a process of its own, whose crash is a line too; how often each verdict is there."""
+    """Print a part of the page, made in a separate process, a crash of which is a line too; returns verdict counts."""
     found = Counter[str]()
     command = [sys.executable, __file__, "--part", part, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -109,7 +109,7 @@ def version_of(package: str) -> str:
         return "none"
 
 
-# --- a CUDA library, with a kernel in the place of a net
+# --- a CUDA library, with a kernel in place of a net
 
 
 def kernel_engine(frame: FrameSpec, rounds: int = 1) -> SharedEngine:
@@ -136,7 +136,7 @@ def kernel_backend(rounds: int = 1, **options: bool) -> Iterator[TensorRtBackend
 
 
 def library_part(library: str, iterations: int) -> int:
-    """How many checks failed."""
+    """Check one CUDA library; returns how many checks failed."""
     page = Page(library)
     if not find_spec(PACKAGES[library]):
         page.print("not run", "everything", "it is not installed")
@@ -183,9 +183,9 @@ def gigabytes_a_second(cuda: Cuda, stream: int, copy: Callable[[], None]) -> flo
 
 def check_streams() -> str:
     engine = kernel_engine(FrameSpec(512, 512), rounds=64)
-    engine.hold()
+    engine.acquire()
     one, two = bare_rate(engine, lanes=1), bare_rate(engine, lanes=2)
-    engine.let_go()
+    engine.release()
     return expect(two > 0.9 * one, f"{two / one:.2f} times the rate of one stream")
 
 
@@ -234,7 +234,7 @@ def check_growth(iterations: int) -> str:
 
 
 def footprint(cuda: Cuda) -> tuple[int, int, int]:
-    """Bytes of the host, bytes of the GPU, Python objects."""
+    """(bytes of host memory, bytes of GPU memory, number of Python objects)."""
     gc.collect()
     with cuda.current():
         free, total = cuda.memory()
@@ -251,7 +251,7 @@ def check_kernel_rate() -> str:
 
 
 def tensorrt_part(onnx: Path | None) -> int:
-    """How many checks failed."""
+    """Check TensorRT; returns how many checks failed."""
     page = Page("TensorRT")
     flavour = next((name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name)), None)
     if not flavour:
@@ -291,7 +291,7 @@ def export(folder: Path, *options: str) -> str:
 
 
 def build(engine: Path, onnx: Path, flavour: str) -> str:
-    """The engine, for this GPU: the command line does it."""
+    """Build the engine for this GPU with the command line."""
     capability = probe().compute_capability.replace(".", "")
     for_ = ["--for", f"sm{capability}"] if flavour == "tensorrt_rtx" else []
     start = perf_counter()
@@ -317,7 +317,7 @@ def check_engine(engine: Path, trtexec: str | None) -> str:
 
 
 def trtexec_rate(trtexec: str, engine: Path) -> float:
-    """Batches a second of the engine by NVIDIA's own tool: two streams and graphs as here, copies counted as here."""
+    """Batches per second of the engine by NVIDIA's own tool: with two streams, graphs and copies, as here."""
     command = [trtexec, f"--loadEngine={engine}", "--infStreams=2", "--useCudaGraph"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     found = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
@@ -346,7 +346,7 @@ def check_answers(backend: TensorRtBackend, onnx: Path) -> str:
 
 
 def others_part(onnx: Path | None) -> int:
-    """How many checks failed."""
+    """Check ONNX Runtime and torch on the GPU; returns how many checks failed."""
     page = Page("The graph on this GPU by other libraries")
     if not find_spec("onnxruntime"):
         page.print("not run", "everything", "ONNX Runtime is not installed, to compare with: pip install onnxruntime")

@@ -1,6 +1,6 @@
-"""From an ONNX graph to an engine: one path for TensorRT, on the GPU at hand, and TensorRT for RTX, for GPUs by name.
+"""Build an engine from an ONNX graph: with TensorRT for the local GPU, or with TensorRT for RTX for named GPUs.
 
-Precision is a property of the graph: the network is strongly typed, and the builder is told nothing of it.
+Precision is a property of the graph: the network is strongly typed, and the builder gets no precision flags.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgecrack.onnx_graph import constants, convolution_types, read_onnx
 from edgecrack.spec import ModelSpec
 from edgecrack.tensorrt_library import (
     FLAVOURS,
-    forget_lines,
+    clear_errors,
     load_tensorrt,
     rtx_capabilities,
     tensorrt_logger,
@@ -51,15 +51,15 @@ _log = logging.getLogger("edgecrack")
 
 @dataclass(frozen=True)
 class _Target:
-    """What is built for, and with how much.
+    """What to build for, and the resources of the build.
 
     Attributes:
-        flavour: of TensorRT, a key of `FLAVOURS`.
-        version: of TensorRT.
+        flavour: TensorRT flavour, a key of `FLAVOURS`.
+        version: TensorRT version.
         capabilities: for TensorRT for RTX, members of its ComputeCapability.
-        gpu: for TensorRT, the one it builds on.
+        gpu: for TensorRT, the GPU it builds on.
         workspace: in MiB.
-        timing_cache: what an earlier build measured, for TensorRT; None to keep no measurements.
+        timing_cache: for TensorRT, the timing cache of an earlier build; None to keep none.
     """
 
     flavour: str
@@ -82,25 +82,25 @@ def engine_from_onnx(
 ) -> Path:
     """Build the graph in `onnx_path` into the engine `path`, and write its record beside it.
 
-    `capabilities`, such as "sm86", are those of the desktop GPUs that TensorRT for RTX builds for, on any machine;
-    without them TensorRT builds for the GPU `device`, on it. `workspace` is what a layer may use at most, in MiB: 1024
-    if None, and less where GPU and CPU share a memory of which little is free. `timing_cache` is a file of TensorRT's
-    measurements, read when it is there and written anew. `progress` is called, from another thread, with the share that
-    is done, 0..1, and what is being done.
+    `capabilities`, such as "sm86", are the compute capabilities of the desktop GPUs that TensorRT for RTX builds for,
+    on any machine; without them TensorRT builds on and for the GPU `device`. `workspace` is the most that a layer may
+    use, in MiB: 1024 if None, or less if GPU and CPU share a memory of which little is free. `timing_cache` is a file
+    of TensorRT's timings, read if it exists and then rewritten. `progress` is called, from another thread, with the
+    fraction done, 0..1, and the current phase.
 
-    Ctrl-C ends the build at its next step and leaves no file. Raises SpecError for a file that is not ours or an option
-    that cannot be, MissingDependency without TensorRT, EngineError without a driver or that GPU, SourceError when a
+    Ctrl-C ends the build at its next step and leaves no file. Raises SpecError for an ONNX file that is not ours or an
+    invalid option, MissingDependency without TensorRT, EngineError without a driver or that GPU, SourceError when a
     file cannot be read or written, BuildError when TensorRT cannot build the graph or memory is short.
     """
     model, spec = read_onnx(onnx_path)
     data = Path(onnx_path).read_bytes()
     _check_graph(model, data, onnx_path)
     precisions = convolution_types(model)
-    del model  # its memory is for the build
+    del model  # frees its memory for the build
     target = _target(tuple(capabilities), workspace, timing_cache, device, len(data))
-    # found out before the build whether they can be written
+    # opened before the build, to find out early whether they can be written
     with nullcontext() if timing_cache is None else atomic_path(timing_cache) as measurements:
-        # the plan is renamed first: until the record is too, the one beside it, if any, is of another hash and loads nothing
+        # the plan is renamed first: until the record follows, an older record there has another hash and loads nothing
         with atomic_path(record_path(path)) as record_file, atomic_path(path) as plan_file:
             start = perf_counter()
             plan, measured = _interruptible(lambda cancelled: _build(data, target, _Steps(cancelled, progress)))
@@ -122,7 +122,7 @@ def _record(
     precisions: Mapping[str, int],
     seconds: float,
 ) -> EngineRecord:
-    """What is known of `plan`, built of the ONNX file with that path and that SHA-256."""
+    """The record of `plan`; `onnx_file` is the path and the SHA-256 of the ONNX file that it was built from."""
     return EngineRecord(
         spec=spec,
         flavour=target.flavour,
@@ -140,7 +140,7 @@ def _record(
 
 
 def _check_graph(model: ModelProto, data: bytes, path: str | os.PathLike[str]) -> None:
-    """Refuse here what TensorRT takes without a word or refuses in riddles. Raises BuildError."""
+    """Reject graphs that TensorRT would accept silently or reject with obscure errors. Raises BuildError."""
     try:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -180,15 +180,15 @@ def _target(
 
 
 def _compute_capabilities(target: _Target) -> tuple[str, ...]:
-    """Such as "8.7", for "SM87"."""
+    """The compute capabilities as "8.7" for "SM87"."""
     if target.gpu:
         return (target.gpu.compute_capability,)
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in target.capabilities)
 
 
 def _affordable(workspace: int | None, onnx_bytes: int, *, shared: bool) -> int:
-    """The workspace in MiB; it comes out of the system's memory when that is `shared`. Raises BuildError when short."""
-    free = available_memory() // 2**20  # 0 where the system does not say
+    """The workspace in MiB, part of system memory if that is `shared`. Raises BuildError when memory is short."""
+    free = available_memory() // 2**20  # 0 if unknown
     chosen = workspace or (min(WORKSPACE, max(1, free // 4)) if shared and free else WORKSPACE)
     wanted = LIBRARIES + COPIES * onnx_bytes // 2**20 + (chosen if shared else 0)
     if 0 < free < wanted:
@@ -198,7 +198,7 @@ def _affordable(workspace: int | None, onnx_bytes: int, *, shared: bool) -> int:
 
 
 def _stored(timing_cache: Path) -> bytes:
-    """The file's content; none before the first build."""
+    """The file's content; empty before the first build."""
     try:
         return timing_cache.read_bytes()
     except FileNotFoundError:
@@ -208,13 +208,13 @@ def _stored(timing_cache: Path) -> bytes:
 
 
 def _interruptible(work: Callable[[Event], _T]) -> _T:
-    """What `work` returns, done in another thread; on Ctrl-C it is told so by its argument, and waited for.
+    """Run `work` in another thread and return its result; on Ctrl-C, set the event it was given and wait for it.
 
-    In this thread a Ctrl-C would be raised inside TensorRT, in a call from it to its progress monitor.
+    In this thread, Ctrl-C would be raised inside TensorRT, in a callback to its progress monitor.
     """
     cancelled = Event()
     with ThreadPoolExecutor(1) as pool:
-        try:  # the work may be under way, and Ctrl-C come, before `submit` is left
+        try:  # Ctrl-C may come after the work has started but before `submit` returns
             return pool.submit(work, cancelled).result()
         except KeyboardInterrupt:
             cancelled.set()
@@ -227,17 +227,17 @@ def _build(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
         try:
             return _built(data, target, steps)
         except BaseException as error:
-            clear_frames(error.__traceback__)  # or it keeps TensorRT's objects beyond the GPU's context
+            clear_frames(error.__traceback__)  # else it keeps TensorRT's objects alive beyond the GPU's context
             raise
 
 
 def _built(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
-    """What `_build` returns; TensorRT's objects are all its own, to be gone when it is left."""
+    """The result of `_build`; TensorRT's objects are all local here, so that they are gone on return."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
         trt = load_tensorrt(target.flavour)
-    forget_lines()
+    clear_errors()
     logger = tensorrt_logger(trt)
     builder = _made(target, trt.Builder, logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -246,11 +246,11 @@ def _built(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
     parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not parser.parse(data):
         raise _failed(target, f"does not take this graph: {_complaints(parser)}")
-    if not network.num_outputs:  # it calls a file with nothing in it parsed
+    if not network.num_outputs:  # an empty file counts as parsed
         raise _failed(target, "finds nothing in this graph")
     config = _made(target, builder.create_builder_config)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector then tells which layers are INT8
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # an inspector can then tell which layers are INT8
     config.progress_monitor = _monitor(target.flavour, steps)
     _choose_capabilities(trt, config, target)
     cache = None if target.timing_cache is None else _timing_cache(config, target.timing_cache)
@@ -262,7 +262,7 @@ def _built(data: bytes, target: _Target, steps: _Steps) -> tuple[bytes, bytes]:
 
 
 def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -> _T:
-    """What `make` makes. Raises BuildError for nothing, which the bindings say in either of two ways."""
+    """The result of `make`. Raises BuildError if there is none: the bindings return None or raise TypeError."""
     try:
         made = make(*arguments)
     except TypeError as error:
@@ -278,13 +278,13 @@ def _failed(target: _Target, what: str) -> BuildError:
 
 
 def _complaints(parser: trt.OnnxParser) -> str:
-    """Every error of the parser, with its node."""
+    """All errors of the parser, each with its node."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     return "; ".join(f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in errors)
 
 
 def _choose_capabilities(module: Any, config: Any, target: _Target) -> None:
-    """Only TensorRT for RTX has these members, and only it is given capabilities."""
+    """Set the compute capabilities to build for, which only TensorRT for RTX has and is given."""
     if target.capabilities:
         config.num_compute_capabilities = len(target.capabilities)
     for index, name in enumerate(target.capabilities):
@@ -293,24 +293,24 @@ def _choose_capabilities(module: Any, config: Any, target: _Target) -> None:
 
 
 def _timing_cache(config: trt.IBuilderConfig, stored: bytes) -> trt.ITimingCache:
-    """A cache in `config`: `stored` if it is of this GPU and TensorRT, else an empty one."""
+    """Put a timing cache into `config`: `stored` if it is of this GPU and TensorRT, else an empty one."""
     cache = config.create_timing_cache(stored)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         _log.warning("the timing cache is ignored: it is none, or of another GPU or TensorRT")
-        forget_lines()
+        clear_errors()
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
 
 def _measurements(cache: trt.ITimingCache | None) -> bytes:
-    """The content of a timing cache; nothing where TensorRT cannot tell it."""
+    """The content of a timing cache; empty if TensorRT cannot serialise it."""
     serialized = None if cache is None else cache.serialize()
     return b"" if serialized is None else bytes(memoryview(serialized))
 
 
 class _Steps:
-    """How far a build is. TensorRT tells of phases within phases, each of some steps, from any of its threads."""
+    """Progress of a build. TensorRT reports nested phases, each with a number of steps, from any of its threads."""
 
     def __init__(self, cancelled: Event, progress: Progress | None) -> None:
         self.cancelled, self._progress = cancelled, progress
@@ -324,15 +324,15 @@ class _Steps:
             self._phases[phase] = (parent, 0, steps)
 
     def done(self, phase: str, step: int) -> bool:
-        """Whether to go on."""
+        """Record a finished step; returns whether to go on."""
         try:
-            with self._lock:  # while progress is told too, so that it hears of no share after a greater one
+            with self._lock:  # held during the callback too, so that reported progress never decreases
                 parent, _, steps = self._phases.get(phase, (None, 0, step + 1))
                 self._phases[phase] = (parent, step + 1, steps)
                 self._share = max(self._share, self._share_of(phase))
                 if self._progress:
                     self._progress(self._share, phase)
-        except Exception as error:  # not to be raised through TensorRT
+        except Exception as error:  # must not propagate through TensorRT
             self._error = error
             self.cancelled.set()
         return not self.cancelled.is_set()
@@ -347,9 +347,9 @@ class _Steps:
             raise self._error
 
     def _share_of(self, phase: str | None) -> float:
-        """What is done of the outermost phase around `phase`, 0..1."""
+        """Fraction done, 0..1, of the outermost phase around `phase`."""
         share = 0.0
-        for _ in range(len(self._phases)):  # a phase within one of its own name would go on for ever
+        for _ in range(len(self._phases)):  # bounded: a phase within one of its own name would loop forever
             if phase not in self._phases:
                 break
             phase, done, steps = self._phases[phase]
@@ -365,7 +365,7 @@ def _monitor(flavour: str, steps: _Steps) -> trt.IProgressMonitor:
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)  # or the binding aborts
+            trt.IProgressMonitor.__init__(self)  # else the binding aborts
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             steps.begin(phase_name, parent_phase, num_steps)

@@ -28,7 +28,7 @@ from edgecrack.runtime.sources import AnySource, open_source
 from edgecrack.runtime.tiling import check_tile, place
 from edgecrack.spec import ModelSpec, check_frame, check_threshold
 
-Pieces = Iterator[tuple["_Work", NDArray[np.uint8]] | None]  # None: a camera or pipe has nothing new
+Pieces = Iterator[tuple["_PendingFrame", NDArray[np.uint8]] | None]  # None: a camera or pipe has nothing new
 
 
 class CrackDetector(Closing):
@@ -71,7 +71,7 @@ class CrackDetector(Closing):
         self._lock = threading.Lock()
         self._closed = False
         self._cameras: LiveSource | None = None
-        self._is_unsettled = False  # calls may be in flight whose answers nobody will collect
+        self._needs_drain = False  # calls may be in flight whose answers nobody will collect
 
     @property
     def spec(self) -> ModelSpec:
@@ -152,14 +152,14 @@ class CrackDetector(Closing):
 
         With cameras that may drop frames it is only one: a second would wait for the first while its frames grew old.
         """
-        if self._is_unsettled:
-            self._settle()
-        under_way: deque[_Work] = deque()
-        in_flight: deque[list[_Work]] = deque()
-        pieces, end = self._pieces(frames, under_way), None
+        if self._needs_drain:
+            self._drain()
+        pending: deque[_PendingFrame] = deque()
+        in_flight: deque[list[_PendingFrame]] = deque()
+        pieces, end = self._pieces(frames, pending), None
         fresh = isinstance(frames, LiveSource) and frames.drops
         depth = 1 if fresh else self.backend.depth
-        self._is_unsettled = True
+        self._needs_drain = True
         try:
             while in_flight or end is None:
                 end = end or self._fill(in_flight, pieces, depth)
@@ -167,24 +167,24 @@ class CrackDetector(Closing):
                     self._collect(in_flight.popleft())
                 if fresh:  # keeps the backend busy while the caller handles the detections
                     end = end or self._fill(in_flight, pieces, depth)
-                while under_way and under_way[0].is_done:
-                    work = under_way.popleft()
+                while pending and pending[0].is_done:
+                    work = pending.popleft()
                     yield work.frame, work.detection(self.threshold)
-            self._is_unsettled = False
+            self._needs_drain = False
         finally:
-            if self._is_unsettled:  # left early: collect the answers only to discard them
-                self._settle()
+            if self._needs_drain:  # left early: collect the answers only to discard them
+                self._drain()
         if not isinstance(end, StopIteration):
             raise end
 
-    def _settle(self) -> None:
+    def _drain(self) -> None:
         """Collect and discard all answers in flight, including one whose recipient was interrupted by Ctrl-C."""
         for _ in range(self.backend.depth):
             with suppress(EngineError):  # fewer calls are in flight, or the library failed
                 self.backend.collect()
-        self._is_unsettled = False
+        self._needs_drain = False
 
-    def _fill(self, in_flight: deque[list[_Work]], pieces: Pieces, depth: int) -> Exception | None:
+    def _fill(self, in_flight: deque[list[_PendingFrame]], pieces: Pieces, depth: int) -> Exception | None:
         """Submit calls until `depth` are in flight; returns what ended the source, see `_take`."""
         end = None
         while end is None and len(in_flight) < depth:
@@ -194,8 +194,8 @@ class CrackDetector(Closing):
             in_flight.append(self._submit(call))
         return end
 
-    def _pieces(self, frames: Iterable[Frame], under_way: deque[_Work]) -> Pieces:
-        """Yield the pieces of each frame in order, made on demand; the frame's work is appended to `under_way`.
+    def _pieces(self, frames: Iterable[Frame], pending: deque[_PendingFrame]) -> Pieces:
+        """Yield the pieces of each frame in order, made on demand; the frame's work is appended to `pending`.
 
         Yields None while a camera or pipe has no new frame and there is work under way that can be finished first.
         """
@@ -204,14 +204,14 @@ class CrackDetector(Closing):
             check_frame(frame.image, self.spec.pixels)
             start = perf_counter()
             try:
-                work = _Work(frame, self._place(*frame.image.shape[:2]))
+                work = _PendingFrame(frame, self._place(*frame.image.shape[:2]))
             except SpecError as error:
                 if frame.source not in seen or not isinstance(frames, LiveSource):
                     raise
                 frames.leave_out(frame, "outside", str(error))  # its size changed, and may change back
                 continue
             seen.add(frame.source)
-            under_way.append(work)
+            pending.append(work)
             if isinstance(frames, LiveSource):  # let as many wait as fill a call, but no more: they would grow old
                 frames.make_room(math.ceil(self.spec.batch / work.placement.count))
             for piece in work.placement.pieces(frame.image):
@@ -219,10 +219,10 @@ class CrackDetector(Closing):
                 work.preprocess += perf_counter() - start
                 yield work, piece
                 start = perf_counter()
-            while under_way and _waits(frames):
+            while pending and _waits(frames):
                 yield None
 
-    def _submit(self, call: list[tuple[_Work, NDArray[np.uint8]]]) -> list[_Work]:
+    def _submit(self, call: list[tuple[_PendingFrame, NDArray[np.uint8]]]) -> list[_PendingFrame]:
         """Submit up to a batch of pieces, padded to a full one; returns the work that each belongs to."""
         start = perf_counter()
         pieces = [piece for _, piece in call]
@@ -235,7 +235,7 @@ class CrackDetector(Closing):
             work.submitted = work.submitted or submitted
         return [work for work, _ in call]
 
-    def _collect(self, call: list[_Work]) -> None:
+    def _collect(self, call: list[_PendingFrame]) -> None:
         answers = self.backend.collect()
         collected = perf_counter()
         for work, answer in zip(call, answers, strict=False):  # the answers to padding are ignored
@@ -258,7 +258,7 @@ class CrackDetector(Closing):
 
 
 @dataclass(eq=False)
-class _Work:
+class _PendingFrame:
     """A frame whose pieces are being processed; durations in seconds, `submitted` is a `perf_counter` time."""
 
     frame: Frame
@@ -283,9 +283,9 @@ def _waits(frames: Iterable[Frame]) -> bool:
     return isinstance(frames, (LiveSource, PipeSource)) and not frames.ready
 
 
-def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_Work, NDArray[np.uint8]]], Exception | None]:
+def _take(pieces: Pieces, batch: int) -> tuple[list[tuple[_PendingFrame, NDArray[np.uint8]]], Exception | None]:
     """Take up to a batch of pieces; also return what ended the source: StopIteration, its error, or None."""
-    call: list[tuple[_Work, NDArray[np.uint8]]] = []
+    call: list[tuple[_PendingFrame, NDArray[np.uint8]]] = []
     try:
         for piece in pieces:
             if piece is not None:

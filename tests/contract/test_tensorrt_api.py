@@ -93,7 +93,7 @@ def test_every_member_used_is_in_the_bindings(version, folders):
         ("export/engine.py", "steps.check()", "trt.IInt8EntropyCalibrator2", "11.4.0.106"),
         ("export/engine.py", "steps.check()", "builder.build_engine_with_config(network, config)", "10.3.0"),
         ("export/engine.py", "steps.check()", "config.int8_calibrator = None", "11.4.0.106"),
-        ("runtime/backends/engine.py", "check_ends(record", "self._engine.device_memory_size", "11.4.0.106"),
+        ("runtime/backends/engine.py", "check_io(record", "self._engine.device_memory_size", "11.4.0.106"),
         ("tensorrt_library.py", "def __init__", "trt.IStreamReader", "11.4.0.106"),
     ],
 )

@@ -77,7 +77,7 @@ class Calls(ABC):
             raise EngineError(f"this {self.name} model is closed; open it again")
 
 
-def check_ends(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
+def check_io(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:
     """Raise EngineError unless a graph's inputs and outputs, name -> (type, shape), are those that `spec` promises."""
     shape = spec.input_shape
     wanted = {INPUT: ("uint8", shape), OUTPUT: ("uint8", shape[:3])}

@@ -13,10 +13,10 @@ from edgecrack.cuda_probe import Gpu, probe
 from edgecrack.engine_file import EngineRecord, mismatch, read_plan, read_record
 from edgecrack.errors import EngineError, SourceError, SpecError
 from edgecrack.files import write_atomic
-from edgecrack.runtime.backends.calls import check_ends
+from edgecrack.runtime.backends.calls import check_io
 from edgecrack.runtime.backends.cuda import Cuda, open_cuda
 from edgecrack.runtime.backends.tensorrt import SharedEngine, TensorRtBackend
-from edgecrack.tensorrt_library import FLAVOURS, forget_lines, load_tensorrt, tensorrt_logger, with_log
+from edgecrack.tensorrt_library import FLAVOURS, clear_errors, load_tensorrt, tensorrt_logger, with_log
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -127,7 +127,7 @@ class _LoadedPlan:
             import tensorrt as trt
         else:
             trt = load_tensorrt(record.flavour)
-        forget_lines()
+        clear_errors()
         self._name = f"{FLAVOURS[record.flavour]} {record.version}"
         self._runtime: trt.Runtime | None = None
         self._engine: trt.ICudaEngine | None = None
@@ -140,7 +140,7 @@ class _LoadedPlan:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise self._failed(f"cannot load {path}")
-            check_ends(record.spec, _ends(self._engine))
+            check_io(record.spec, _io_tensors(self._engine))
             if record.flavour == "tensorrt_rtx":
                 self._configuration = _RuntimeConfiguration(self._engine, path)
         except BaseException as error:
@@ -150,7 +150,7 @@ class _LoadedPlan:
 
     def context(self) -> trt.IExecutionContext:
         """Make a new execution context. Raises EngineError when there is too little memory for it."""
-        forget_lines()
+        clear_errors()
         if self._engine is None:
             raise EngineError("this engine is closed; open it again")
         arguments = self._configuration.arguments if self._configuration else ()
@@ -176,7 +176,7 @@ class _LoadedPlan:
         return EngineError(with_log(f"{self._name} {what}"))
 
 
-def _ends(engine: trt.ICudaEngine) -> dict[str, tuple[str, tuple[object, ...]]]:
+def _io_tensors(engine: trt.ICudaEngine) -> dict[str, tuple[str, tuple[object, ...]]]:
     """The inputs and outputs of an engine: name -> (type, shape)."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return {name: (engine.get_tensor_dtype(name).name.lower(), tuple(engine.get_tensor_shape(name))) for name in names}

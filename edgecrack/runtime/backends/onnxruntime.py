@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
+from edgecrack.runtime.backends.calls import Answer, Calls, check_io, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import INPUT, OUTPUT
 
@@ -37,7 +37,7 @@ class OnnxRuntimeBackend(Calls):
         with library_errors(self.name, f"load {path}"):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             ends = [*self._session.get_inputs(), *self._session.get_outputs()]
-            check_ends(self.spec, {end.name: (end.type[len("tensor(") : -1], tuple(end.shape)) for end in ends})
+            check_io(self.spec, {end.name: (end.type[len("tensor(") : -1], tuple(end.shape)) for end in ends})
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgecrack-onnxruntime")
 
     def clone(self) -> OnnxRuntimeBackend:

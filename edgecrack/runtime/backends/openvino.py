@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.runtime.backends.calls import Answer, Calls, check_ends, library_errors
+from edgecrack.runtime.backends.calls import Answer, Calls, check_io, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
 
 # `import openvino` sends telemetry and stores a client id in the home folder. If its telemetry module cannot be
@@ -57,7 +57,7 @@ class OpenVinoBackend(Calls):
             # Not pinned to cores, which it shares with the decoder and the host code.
             model = compiled(path, NUM_STREAMS=str(_STREAMS[hint]), ENABLE_CPU_PINNING="NO")
             ends = [*model.inputs, *model.outputs]
-            check_ends(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
+            check_io(self.spec, {end.any_name: (end.element_type.to_dtype().name, tuple(end.shape)) for end in ends})
             self._requests = [model.create_infer_request() for _ in range(self.depth)]
         self._idle = list(self._requests)
 

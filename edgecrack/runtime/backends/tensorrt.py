@@ -17,7 +17,7 @@ from edgecrack.errors import EngineError
 from edgecrack.runtime.backends.calls import Answer, Calls
 from edgecrack.runtime.backends.cuda import Cuda, Pinned, capture
 from edgecrack.spec import INPUT, OUTPUT, ModelSpec
-from edgecrack.tensorrt_library import forget_lines, with_log
+from edgecrack.tensorrt_library import clear_errors, with_log
 
 _log = logging.getLogger("edgecrack.tensorrt")
 
@@ -40,14 +40,14 @@ class SharedEngine:
         spec: ModelSpec,
         cuda: Cuda,
         make_context: Callable[[], ExecutionContext],
-        release: Callable[[], None] = lambda: None,
+        free: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_context` is called inside `cuda.current()`; so is `release`, when no context is left.
+        """`make_context` is called inside `cuda.current()`; so is `free`, when no context is left.
 
-        `cuda` is closed after `release`.
+        `cuda` is closed after `free`.
         """
         self.spec, self.cuda = spec, cuda
-        self._make_context, self._release = make_context, release
+        self._make_context, self._free = make_context, free
         # reentrant: while a context is made, garbage collection may finalise a forgotten clone
         self._lock = threading.RLock()
         self._users = 0
@@ -57,12 +57,12 @@ class SharedEngine:
         with self._lock:
             return self._make_context()
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Add a user."""
         with self._lock:
             self._users += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Remove a user; after the last one, free the engine and release the GPU."""
         with self._lock:
             self._users -= 1
@@ -70,7 +70,7 @@ class SharedEngine:
                 return
         try:
             with suppress(EngineError), self.cuda.current():  # a lost GPU has nothing left to free
-                self._release()
+                self._free()
         finally:
             with suppress(EngineError):
                 self.cuda.close()
@@ -98,7 +98,7 @@ class TensorRtBackend(Calls):
         self._graphs = graphs
         self.zero_copy = engine.cuda.zero_copy if zero_copy is None else zero_copy
         self._slots: list[_Slot] = []
-        engine.hold()
+        engine.acquire()
         try:
             with self._cuda.current():
                 for _ in range(self.depth):
@@ -142,7 +142,7 @@ class TensorRtBackend(Calls):
             for slot in self._slots:
                 slot.close()
         self._slots = self._idle = []
-        self.engine.let_go()
+        self.engine.release()
 
 
 class _Slot:
@@ -154,16 +154,16 @@ class _Slot:
         with ExitStack() as stack:
             self._stream = cuda.stream()
             stack.callback(cuda.destroy_stream, self._stream)
-            self._frames, self._frames_there = self._buffers(stack, math.prod(self._shape))
-            self._answers, self._answers_there = self._buffers(stack, math.prod(self._shape[:3]))
+            self._host_input, self._device_input = self._buffers(stack, math.prod(self._shape))
+            self._host_output, self._device_output = self._buffers(stack, math.prod(self._shape[:3]))
             self._context: ExecutionContext | None = engine.context()
             stack.callback(self._forget_context)
-            for name, address in ((INPUT, self._frames_there), (OUTPUT, self._answers_there)):
+            for name, address in ((INPUT, self._device_input), (OUTPUT, self._device_output)):
                 if not self._context.set_tensor_address(name, address):
-                    raise _complaint(f"does not take memory for {name}")
+                    raise _error(f"does not take memory for {name}")
             self._enqueue()  # run once before capture: the first launch allocates memory, which cannot be captured
             cuda.synchronise(self._stream)
-            self._executable = self._captured() if graph else None
+            self._executable = self._capture() if graph else None
             if self._executable is not None:
                 stack.callback(cuda.destroy_executable, self._executable)
             self._all = stack.pop_all()
@@ -174,7 +174,7 @@ class _Slot:
 
     def start(self, frames: NDArray[np.uint8]) -> None:
         """Copy `frames`, uint8 of the spec's input shape, and enqueue the work on the stream."""
-        np.copyto(self._frames.array.reshape(self._shape), frames)
+        np.copyto(self._host_input.array.reshape(self._shape), frames)
         if self._executable is None:
             self._enqueue()
         else:
@@ -183,7 +183,7 @@ class _Slot:
     def answer(self) -> Answer:
         """Wait for the work and return a copy of the answer, uint8 (N, H, W)."""
         self._cuda.synchronise(self._stream)
-        answer: Answer = self._answers.array.reshape(self._shape[:3]).copy()
+        answer: Answer = self._host_output.array.reshape(self._shape[:3]).copy()
         return answer
 
     def close(self) -> None:
@@ -206,14 +206,14 @@ class _Slot:
 
     def _enqueue(self) -> None:
         if not self._zero_copy:
-            self._cuda.upload(self._frames_there, self._frames, self._stream)
-        forget_lines()
+            self._cuda.upload(self._device_input, self._host_input, self._stream)
+        clear_errors()
         if not self._context or not self._context.execute_async_v3(self._stream):
-            raise _complaint("cannot start on a frame")
+            raise _error("cannot start on a frame")
         if not self._zero_copy:
-            self._cuda.download(self._answers, self._answers_there, self._stream)
+            self._cuda.download(self._host_output, self._device_output, self._stream)
 
-    def _captured(self) -> int | None:
+    def _capture(self) -> int | None:
         """Capture the work of a call as an executable graph; None if it cannot be captured."""
         try:
             return capture(self._cuda, self._stream, self._enqueue)
@@ -225,5 +225,5 @@ class _Slot:
         self._context = None
 
 
-def _complaint(what: str) -> EngineError:
+def _error(what: str) -> EngineError:
     return EngineError(with_log(f"TensorRT {what}"))
