@@ -1,8 +1,8 @@
-"""What keeps a net from finding more of a labelled set: `python benchmarks/ceiling.py --model msfnet`. Prints two tables.
+"""Find what limits a net's score on a labelled set: `python benchmarks/ceiling.py --model msfnet`. Prints two tables.
 
-The first sets the frames that it was trained on beside those it was not, at wider and wider tolerances: a net that does no better
-on frames it has seen lacks training, size or labels that agree with each other, and not variety; what a wider tolerance gains
-was found, and drawn elsewhere. The second says where in the frame, from the top, it errs at its shipped threshold.
+The first compares frames that it was trained on with those it was not, at increasing tolerances: a net that does no
+better on frames it has seen lacks training, capacity or consistent labels, not variety; what a wider tolerance gains
+was found, but drawn elsewhere. The second shows where in the frame, from the top, it errs at its shipped threshold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BANDS = 4  # of the frame, from the top
 
 
 def band_counts(found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """int64 (BANDS, 4): a band's found pixels, those within 2 of a crack, its cracks' pixels, those within 2 of a found one."""
+    """int64 (BANDS, 4): found pixels, those within 2 px of a crack, crack pixels, those within 2 px of a found one."""
     near_crack, near_find = (dilated(part.view(np.uint8), 2.0).astype(np.bool_) for part in (mask, found))
     parts = (found, found & near_crack, mask, mask & near_find)
     split = [np.array_split(part, BANDS) for part in parts]

@@ -1,11 +1,11 @@
 """The runs behind docs/results.md: `--plan` prints them, `--rows NAMES` runs them, `--table` writes the page.
 
-Rows are run one at a time, the most important first, at the lowest priority. A run that ends early, by Ctrl-C, by a file `stop`
-in --out or by a kill, goes on where it was with the same command: training from its last checkpoint, and what has ended is
-kept. What came out of finished rows goes into docs/results.json too, so that the page can be written where the folders of other
-rows are not: several processes, on several machines, may each run rows into a folder of their own. The labelled sets are sought
-in EDGECRACK_DATA, or ../shared/data. `--smoke` rehearses all of it in minutes: the first row of each net and study, in a few
-tiny steps on tiny rendered sets.
+Rows are run one at a time, the most important first, at the lowest priority. A run that ends early, by Ctrl-C, by a
+file `stop` in --out or by a kill, resumes with the same command: training from its last checkpoint, and what has
+finished is kept. The results of finished rows also go into docs/results.json, so that the page can be written without
+the folders of other rows: several processes, on several machines, may each run rows into a folder of their own. The
+labelled sets are looked for in EDGECRACK_DATA, or ../shared/data. `--smoke` rehearses everything in minutes: the first
+row of each net and study, with a few tiny steps on tiny rendered sets.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def print_plan(rows: Sequence[Row], out: Path) -> None:
-    """Each row with its commands and its hours, then the sums."""
+    """Print each row with its commands and hours, then the sums."""
     for row in rows:
         state = (
             "finished"
@@ -68,11 +68,11 @@ def print_plan(rows: Sequence[Row], out: Path) -> None:
 
 
 def run(rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """Run what is left of `rows`; ends with 1 when one failed, with 130 when it was interrupted."""
+    """Run what is left of `rows`; exits with 1 if one failed, with 130 if interrupted."""
     data = data_folder(options)
     if hasattr(os, "nice"):
         os.nice(19)
-    # a job that a shell starts in the background inherits an ignored Ctrl-C, and so would its children
+    # a background job of a shell inherits an ignored SIGINT, and so would its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runner = Runner(options.out.resolve(), data, options.threads, options.device, options.pause)
@@ -90,7 +90,7 @@ def run(rows: Sequence[Row], options: argparse.Namespace) -> None:
 
 
 def data_folder(options: argparse.Namespace) -> Path:
-    """Where the sets are; the tiny ones are made there."""
+    """The folder of the labelled sets; with --smoke, the tiny ones are created there."""
     if options.smoke:
         folder = options.out.resolve() / "data"
         rehearsal.write_sets(folder)

@@ -1,9 +1,9 @@
-"""Speed beside accuracy: what the nets at each width take for a frame, and how they do on a camera they never saw.
+"""Speed against accuracy: the time per frame of the nets at each width, and their score on a camera they never saw.
 
-Times the INT8 files that finished rows of benchmarks/experiments.py have left, on OpenVINO, one frame at a time, with nothing
-else running, and computes on paper the least that a Jetson Orin Nano could take for them. Of a row that was run elsewhere the
-shipped net of the same width stands in: how fast a net is does not hang on its weights. Writes OUT/frontier.json, from which
-`experiments.py --table` takes its numbers, and the picture.
+Times the INT8 files of finished rows of benchmarks/experiments.py on OpenVINO, one frame at a time, with nothing else
+running, and computes the roofline, the least time that a Jetson Orin Nano could take by its data sheet. For a row that
+was run elsewhere the shipped net of the same width stands in, since speed does not depend on the weights. Writes
+OUT/frontier.json, from which `experiments.py --table` takes its numbers, and the plot.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PANELS = {
 
 def main(arguments: list[str] | None = None) -> None:
     options = options_of(arguments)
-    new_figure(1, 1)  # without matplotlib it fails now, and not after the measurements
+    new_figure(1, 1)  # without matplotlib, fail now and not after the measurements
     rows = rehearsed(plan(), options.smoke) if options.smoke else plan()
     found = Found.of(rows, options.out, options.kept)
     files = models(found, options.out)
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def models(found: Found, out: Path) -> dict[str, Path]:
-    """Row -> its INT8 file at the size of the left-out camera, or that of the shipped net of its width."""
+    """Row -> its INT8 file at the frame size of the left-out camera, or that of the shipped net of its width."""
     rows = {name: found.by_name[name] for name in width_names().values() if found.scores(name, LEFT_OUT, "int8")}
     paths = {name: out / row.key / LEFT_OUT / f"{row.net}.int8-cpu.onnx" for name, row in rows.items()}
     for name, row in rows.items():
@@ -82,7 +82,7 @@ def models(found: Found, out: Path) -> dict[str, Path]:
 
 
 def shipped(net: str, folder: Path) -> Path:
-    """The INT8 file of a shipped net at the size of the left-out camera."""
+    """The INT8 file of a shipped net at the frame size of the left-out camera."""
     command = [sys.executable, "-m", "edgecrack", "export", "--model", net, "--size", SIZES[LEFT_OUT]]
     done = subprocess.run(
         [*command, "--int8", "--target", "cpu", "-o", str(folder)], stdout=subprocess.PIPE, text=True, check=True
@@ -91,7 +91,7 @@ def shipped(net: str, folder: Path) -> Path:
 
 
 def measured(files: Mapping[str, Path], rounds: int = ROUNDS, calls: int = CALLS) -> dict[str, dict[str, float]]:
-    """Row -> the median milliseconds of a call, in turns, so that a slow moment hits all alike; GMACs; the roof."""
+    """Row -> median milliseconds of a call, taken in turns, so that a slow moment hits all alike; GMACs; roofline."""
     times: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
         nets = {name: stack.enter_context(BareNets(path, "openvino")) for name, path in files.items()}
@@ -110,7 +110,7 @@ def measured(files: Mapping[str, Path], rounds: int = ROUNDS, calls: int = CALLS
 
 
 def roof() -> str:
-    """What the paper speed is made of."""
+    """The assumptions of the roofline bound, in words."""
     gpu = ORIN_NANO
     return (
         f"{gpu.name}, by NVIDIA's data sheet {gpu.int8 / 1e12:g} dense INT8 TOPS ({gpu.half / 1e12:g} in half precision) and "
@@ -123,7 +123,7 @@ def said(about: Mapping[str, Any]) -> str:
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """F1 over milliseconds, one line a net, a point a width: measured on the left, on paper on the right."""
+    """Plot F1 over milliseconds, one line per net, one point per width: measured on the left, roofline on the right."""
     figure = new_figure(10, 4.2)
     for place, (key, label) in enumerate(PANELS.items(), 1):
         axes = figure.add_subplot(1, 2, place)

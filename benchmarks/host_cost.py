@@ -1,8 +1,8 @@
-"""What a frame costs the host in the TensorRT backend: `python benchmarks/host_cost.py`. Needs a C compiler, and no GPU.
+"""Measure the host's cost of a frame in the TensorRT backend: `python benchmarks/host_cost.py`.
 
-The driver is the one in tests/fake_cuda, whose own time is subtracted; in the place of TensorRT stands a kernel of it. So this is
-the Python and the two copies, into pinned memory and out of it, and nothing of what a driver or a GPU costs. Ends with 1 when a
-frame costs more than the bound.
+Needs a C compiler, but no GPU: the driver is the one in tests/fake_cuda, whose own time is subtracted, and a kernel of
+it stands in for TensorRT. So this is the cost of the Python code and the two copies, into pinned memory and out of it,
+without that of a driver or a GPU. The exit status is 1 if a frame costs more than the bound.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fake_driver import FakeDriver, StandIn, build  # noqa: E402
 
 PACKAGES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
 WARM_UP, FRAMES = 200, 2000
-BOUND = 150  # microseconds a frame of 512x512, of the median and with the copies
+BOUND = 150  # microseconds per frame of 512x512, for the median including the copies
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure_all(driver: FakeDriver, frame: FrameSpec) -> bool:
-    """Print a line for each way to launch, with the library of this process; whether all are within the bound."""
+    """Print a line for each way to launch, with this process's library; returns whether all are within the bound."""
     within, bound = True, BOUND * frame.height * frame.width / (512 * 512)
     spec = ModelSpec("scnet", frame=frame)
     for graphs, zero_copy in product((True, False), (False, True)):
@@ -75,7 +75,7 @@ def measure_all(driver: FakeDriver, frame: FrameSpec) -> bool:
 
 
 def measure(backend: TensorRtBackend, driver: FakeDriver) -> tuple[float, str]:
-    """The median of microseconds a frame, two frames in flight; and in words that, the 99th percentile and what it allocates."""
+    """Median microseconds per frame, two frames in flight; and text with that, the 99th percentile and allocations."""
     frames = np.random.default_rng(0).integers(0, 256, backend.spec.input_shape, np.uint8)
     costs: list[float] = []
     allocations = 0
@@ -103,7 +103,7 @@ def measure(backend: TensorRtBackend, driver: FakeDriver) -> tuple[float, str]:
 
 
 def copies_alone(frame: FrameSpec) -> float:
-    """Median microseconds to copy a frame in and its answer out, with numpy."""
+    """Median microseconds to copy a frame in and its result out, with numpy."""
     rng = np.random.default_rng(0)
     given = rng.integers(0, 256, (frame.height, frame.width, 3), np.uint8)
     pinned, answer = np.empty_like(given), given[..., 0].copy()

@@ -1,8 +1,9 @@
-"""Which test frames show a place that a training frame shows too: `python benchmarks/overlap.py --data uav --model msfnet`.
+"""Find test frames that overlap with training frames: `python benchmarks/overlap.py --data uav --model msfnet`.
 
-A pair is tied by ten SIFT points or more that one shift, turn and scale (0.6 to 1.7) brings onto each other within 4 pixels. It
-is of one photograph where what they share is the same within 2 grey levels in the median. Prints both counts, the pairs with
---pairs, and with --model the net's F1 on the frames that are tied and on those that are not; the two differ in difficulty too.
+A pair is tied by at least ten SIFT matches that one similarity transform (scale 0.6 to 1.7) maps onto each other within
+4 pixels. It is of one photograph if the shared area differs by at most 2 grey levels in the median. Prints both counts,
+the pairs with --pairs, and with --model the net's F1 on the frames that are tied and on those that are not; the two
+differ in difficulty too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SAME = 2  # grey levels
 
 @dataclass(frozen=True)
 class Seen:
-    """A grey frame with its points: places float32 (n, 2) and descriptors (n, 128)."""
+    """A grey frame with its SIFT keypoints: places float32 (n, 2) and descriptors (n, 128)."""
 
     name: str
     grey: NDArray[np.uint8]
@@ -38,7 +39,7 @@ class Seen:
 
 
 def seen(frames: Dataset) -> list[Seen]:
-    """The frames of a list that have points enough to be tied."""
+    """The frames of a list that have enough keypoints to be tied."""
     found = []
     sift = cv2.SIFT.create(1500)
     for frame in frames:
@@ -51,7 +52,7 @@ def seen(frames: Dataset) -> list[Seen]:
 
 
 def tie(test: Seen, train: Seen) -> tuple[int, NDArray[np.float64]] | None:
-    """How many points tie the two, and the 2x3 matrix from test to train; None where they are not tied."""
+    """The number of matches that tie the two and the 2x3 matrix from test to train; None if they are not tied."""
     pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(test.descriptors, train.descriptors, k=2)
     good = [first for first, second in pairs if first.distance < RATIO * second.distance]
     if len(good) < POINTS:

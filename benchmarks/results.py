@@ -1,9 +1,9 @@
 """Score nets on the labelled data: `make results`.
 
-Each test list is scored at its frames' own size, rounded up to the net's stride, for fp32 and both INT8 flavours. The table
-goes to stdout and to results.md, all metrics to results.json, some scores also into the nets' cards with --cards. What is
-scored is kept in a folder scores/ beside them, one file for each net, flavour and list: a run that was killed goes on where
-it was, and what changed (weights, ranges, frames, versions) is scored anew.
+Each test list is scored at its frames' own size, rounded up to the net's stride, for fp32 and both INT8 flavours. The
+table goes to stdout and to results.md, all metrics to results.json, and with --cards some scores also into the nets'
+cards. Scores are cached in a folder scores/ beside them, one file per net, flavour and list: a killed run resumes where
+it was, and what changed (weights, ranges, frames, versions) is scored again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edgecrack.weights import card_path, ranges_path, weights_path
 
 SETS = ("road_survey", "uav", "cfd", "negatives_concrete", "negatives_road")
 FLAVOURS = {"fp32": None, "int8": "tensorrt", "int8-cpu": "cpu"}  # -> the target of its INT8
-COLUMNS = {  # of the table; `best` is at the best single threshold for the list, `shipped` at the net's own
+COLUMNS = {  # of the table; `best` is at the list's best single threshold, `shipped` at the net's own
     "best_f1": "strict best F1 (ODS)",
     "ois": "OIS",
     "average_precision": "AP",
@@ -51,7 +51,7 @@ COLUMNS = {  # of the table; `best` is at the best single threshold for the list
     "area_ratio": "area marked / labelled, shipped",
     "fired_share": "pixels that fire",
 }
-CARD = (  # what the cards keep
+CARD = (  # scores stored in the cards
     *COLUMNS,
     *("best_f1_threshold", "best_f1_2px_threshold", "best_f1_5px_threshold", "f1_at_0.5", "area_under_curve"),
     *("iou_frame_mean", "mean_iou", "aiu", "f0.3_frame_mean", "f0.3"),
@@ -61,7 +61,7 @@ LIBRARIES = ("edgecrack", "numpy", "opencv-python", "openvino", "onnxruntime", "
 
 @dataclass(frozen=True)
 class Net:
-    """A shipped net, or a checkpoint of the user's with its ranges beside it, if it has any."""
+    """A shipped net, or a user's checkpoint with its ranges, if any, beside it."""
 
     name: str
     weights: Path
@@ -69,7 +69,7 @@ class Net:
 
     @classmethod
     def of(cls, text: str) -> Net:
-        """A name of `MODELS`, or the path of a checkpoint NAME.safetensors, its ranges being NAME.ranges.json."""
+        """From a name in `MODELS` or the path of a checkpoint NAME.safetensors, whose ranges are NAME.ranges.json."""
         if text in MODELS:
             return cls(text, weights_path(text), ranges_path(text))
         weights = Path(text)
@@ -80,7 +80,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Row:
-    """One net in one flavour on one list."""
+    """The result of one net in one flavour on one list."""
 
     model: str
     flavour: str
@@ -91,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Rows that were scored before, one file each; a row is given back as long as its `key` says the same."""
+    """Cache of scored rows, one file each; a row is valid as long as its `key` is the same."""
 
     folder: Path
     fresh: bool
@@ -101,13 +101,13 @@ class Shelf:
         return self.folder / f"{name}.{flavour}.{dataset}.json"
 
     def find(self, path: Path, key: dict[str, Any]) -> Row | None:
-        """The row of this key; None where there is none, or `fresh` ones are wanted."""
+        """The cached row with this key; None if there is none or if `fresh` is set."""
         if self.fresh or not path.is_file():
             return None
         try:
             kept = json.loads(path.read_text())
             return Row(**kept["row"]) if kept["key"] == key else None
-        except (ValueError, KeyError, TypeError):  # not of this version
+        except (ValueError, KeyError, TypeError):  # written by another version
             return None
 
     def keep(self, path: Path, key: dict[str, Any], row: Row) -> None:
@@ -115,12 +115,12 @@ class Shelf:
 
 
 def data_folder() -> Path:
-    """Where the labelled data are: EDGECRACK_DATA, or ../shared/data."""
+    """The folder of the labelled data: EDGECRACK_DATA, or ../shared/data."""
     return Path(os.environ.get("EDGECRACK_DATA", "../shared/data"))
 
 
 def rows(options: argparse.Namespace, shelf: Shelf) -> Iterator[Row]:
-    """Export and score what is not on the shelf; a row as soon as it is known."""
+    """Export and score what is not cached; yields each row as soon as it is known."""
     sets = [open_dataset(data_folder() / name, "test").every(options.every) for name in options.sets.split(",")]
     for net in map(Net.of, options.models.split(",")):
         for dataset in sets:
@@ -150,7 +150,7 @@ def _scored(net: Net, flavour: str, model: Path, dataset: Dataset, options: argp
 
 
 def key_of(net: Net, dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
-    """What a row hangs on, but for the code: --fresh scores anew when that changed."""
+    """Everything that a row depends on except the code; use --fresh when that changed."""
     frames = [(path.name, path.stat().st_size) for path in (*dataset.images, *(dataset.masks or ()))]
     return {
         "weights": _sha256(net.weights.read_bytes()),
@@ -174,7 +174,7 @@ def _version(library: str) -> str:
 
 
 def export(net: Net, dataset: Dataset, flavours: list[str], folder: Path) -> dict[str, Path]:
-    """The net in these flavours at the size of the data set's frames."""
+    """Export the net in these flavours at the size of the data set's frames."""
     if not flavours:
         return {}
     model, spec = load_checkpoint(net.weights)
@@ -198,7 +198,7 @@ HEAD = f"| net | flavour | test list | frames | at | {' | '.join(COLUMNS.values(
 
 
 def line(row: Row) -> str:
-    """A row of the table."""
+    """A row as a line of the table."""
     scores = row.report["scores"]
     cells = [f"{scores[name]:.4f}" if name in scores else "" for name in COLUMNS]
     return (
@@ -207,7 +207,7 @@ def line(row: Row) -> str:
 
 
 def write_cards(found: list[Row]) -> None:
-    """Put the scores into the card of each shipped net; those of other lists and flavours stay."""
+    """Write the scores into the card of each shipped net; those of other lists and flavours stay."""
     for name in {row.model for row in found} & set(MODELS):
         card = json.loads(card_path(name).read_text())
         for row in found:

@@ -1,12 +1,12 @@
-"""A long run on an RTSP camera, watched from outside: python benchmarks/soak.py [--minutes 10] [--net msfnet | --model FILE].
+"""Soak test, a long run on an RTSP camera: python benchmarks/soak.py [--minutes 10] [--net msfnet | --model FILE].
 
-By default the camera shows a pattern, faster than the net takes it. With --drive it shows a folder or pattern of images in a
-loop, as H.264, and with --kill-every it is killed and comes back: what a crew has to expect of a day. Options after -- go to
-`edgecrack run`, such as -- --live 8080 --save-when cracks.
+By default the camera shows a test pattern, faster than the net can process it. With --drive it shows a folder or glob
+pattern of images in a loop, as H.264, and with --kill-every it is killed and comes back, as a crew has to expect in a
+day. Options after -- go to `edgecrack run`, such as -- --live 8080 --save-when cracks.
 
-Says, and writes with a picture to --out: what became of every frame that came, how old frames were when they were written, how
-memory, threads and file handles went, and how long the camera was away. Ends with 1 where a bound is missed. The camera is
-GStreamer's server, see tests/rtsp_server.py for what it needs.
+Prints, and writes with a plot to --out: what became of every captured frame, the age of frames when written, the course
+of memory, threads and file handles, and how long the camera was away. The exit status is 1 if a bound is missed. The
+camera is GStreamer's server; see tests/rtsp_server.py for what it needs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import numpy as np
 from edgecrack.runtime import open_source
 
 SERVER = Path(__file__).parents[1] / "tests" / "rtsp_server.py"
-DOWN = 3.0  # seconds that a killed camera is away
-WARM = 20.0  # seconds from the first frame until memory counts
+DOWN = 3.0  # seconds for which a killed camera is away
+WARM = 20.0  # seconds from the first frame before memory counts
 AGE_S, GROWTH_MB, PER_FRAMES = 0.5, 20.0, 20_000
 Line = dict[str, Any]
 
@@ -117,7 +117,7 @@ def exported(net: str, folder: Path) -> Path:
 
 
 class Camera:
-    """The server, at one port from kill to kill."""
+    """The RTSP server, which keeps its port across kills."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         with socket.socket() as probe:
@@ -149,9 +149,9 @@ class Camera:
 
 
 def write_loop(path: Path, drive: str, rate: int, seconds: float) -> tuple[int, str]:
-    """The frames of `drive` as H.264 in an MP4 that repeats them; how many they are, and their size.
+    """Write the frames of `drive` in a loop as H.264 in an MP4; returns their number and size.
 
-    They are encoded once: after that the same packets are written again with later times.
+    They are encoded once; the same packets are then repeated with later timestamps.
     """
     with open_source(drive) as road, av.open(str(path), "w") as file:
         frames = iter(road)
@@ -179,7 +179,7 @@ def write_loop(path: Path, drive: str, rate: int, seconds: float) -> tuple[int, 
 
 @dataclass
 class Sample:
-    """The process at one moment."""
+    """Resource use of the process at one moment."""
 
     utc: float
     frames: int
@@ -190,7 +190,7 @@ class Sample:
 
 @dataclass
 class Log:
-    """How many frames a growing log has."""
+    """Counts the frames in a growing log."""
 
     path: Path
     frames: int = 0
@@ -209,7 +209,7 @@ class Log:
 def watched(
     run: subprocess.Popen[bytes], camera: Camera, path: Path, seconds: float, kill_every: float | None
 ) -> list[Sample]:
-    """A sample a second from the first frame on, while the camera is killed and comes back."""
+    """Take a sample every second from the first frame on, killing and restarting the camera."""
     log, samples = Log(path), []
     deadline = time.monotonic() + 60
     while not log.look():
@@ -241,7 +241,7 @@ def sample(pid: int, frames: int) -> Sample:
 
 
 def accounted(lines: list[Line]) -> dict[str, Any]:
-    """What became of every number, from the lines, beside what the summary at the end says."""
+    """What became of every frame number according to the log lines, compared with the final summary."""
     summary = next((line for line in reversed(lines) if line.get("event") == "summary"), {})
     ends = Counter(line["index"] for line in lines if "event" not in line)
     processed, causes = len(ends), Counter[str]()
@@ -283,11 +283,11 @@ def seconds_of(line: Line) -> float:
 
 
 def grown(samples: list[Sample]) -> dict[str, Any]:
-    """How memory, threads and handles went from the first third after warming up to the last."""
+    """Growth of memory, threads and handles from the first third after warming up to the last."""
     steady = [each for each in samples if each.utc > samples[0].utc + WARM] or samples
     third = max(1, len(steady) // 3)
     first, last = steady[:third], steady[-third:]
-    # A camera that is away takes its threads and handles along: the most of each third is with it there.
+    # While the camera is away its threads and handles are gone: the maximum of each third is with the camera.
     return {
         "memory_mb": max(each.memory_mb for each in samples),
         "memory_growth_mb": statistics.median(e.memory_mb for e in last)
@@ -300,7 +300,7 @@ def grown(samples: list[Sample]) -> dict[str, Any]:
 
 
 def told(report: dict[str, Any]) -> int:
-    """Print the table with its bounds; how many are missed."""
+    """Print the table with its bounds; returns how many are missed."""
     frames, age, lost = report["frames"], report["age_s"], report["camera_away_s"]
     share = report["growth_over_frames"] / PER_FRAMES
     causes = ", ".join(f"{count} {cause}" for cause, count in frames["dropped"].items())
@@ -329,7 +329,7 @@ def told(report: dict[str, Any]) -> int:
 
 
 def draw(lines: list[Line], samples: list[Sample], kills: list[float], path: Path) -> None:
-    """Memory, age and the frames a second over the minutes; where the camera was killed there is a line."""
+    """Plot memory, age and frames per second over time, with a line wherever the camera was killed."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,9 +1,9 @@
-"""Speed and memory, as ratios measured in one run: `make bench`. Run it with nothing else running.
+"""Benchmark speed and memory, as ratios measured in one run: `make bench`. Run it with nothing else running.
 
-Prints, and writes to --json: the start-up times; for each shipped net at 512x512 the frames per second of INT8 on OpenVINO
-against fp32 on ONNX Runtime, what `edgecrack bench` measures on a 1080p H.264 file, and memory while streaming 2,000 frames.
-Beside each number that has a bound is the bound; ends with 1 when one is missed. `--islands` says instead what of the INT8 nets
-is still float, and what that costs.
+Prints, and writes to --json: start-up times; for each shipped net at 512x512 the frames per second of INT8 on OpenVINO
+against fp32 on ONNX Runtime, what `edgecrack bench` measures on a 1080p H.264 file, and memory while streaming 2,000
+frames. Bounds are printed beside the numbers that have one; the exit status is 1 if one is missed. `--islands` shows
+instead which parts of the INT8 nets are still float, and what they cost.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from edgecrack.speed.measure import machine
 
 NETS = ("aelf-unet", "cacpnet", "msfnet", "scnet")
 ROUNDS, CALLS = 7, 6
-# at least: rates over rates
+# lower bounds: ratios of rates
 INT8_OVER_FP32 = {"msfnet": 1.9, "aelf-unet": 2.5, "cacpnet": 2.5, "scnet": 2.5}
-OVER_PLAIN_SCRIPT = {"msfnet": 2.1, "aelf-unet": 2.1}  # of the others it is said
+OVER_PLAIN_SCRIPT = {"msfnet": 2.1, "aelf-unet": 2.1}  # for the others it is only reported
 LEAST = {"end_to_end_of_limit": 0.95, "overlay_of_limit": 0.80}
-# at most: seconds, milliseconds and MB
+# upper bounds: seconds, milliseconds and MB
 MOST = {"import edgecrack": 0.1, "edgecrack --help": 0.3, "host_ms": 1.5, "memory_growth_mb": 20, "memory_mb": 500}
 RATES = ("bare_fps", "decode_fps", "limit_fps", "end_to_end_fps", "overlay_fps", "plain_script_fps")
 RATIOS = ("end_to_end_of_limit", "overlay_of_limit", "over_plain_script")
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measured(nets: list[str], folder: Path) -> tuple[dict[str, Any], int]:
-    """All the numbers, each printed as soon as it is there, and how many miss their bounds."""
+    """All numbers, each printed as soon as it is measured, and how many miss their bounds."""
     found: dict[str, Any] = {"machine": machine(), "start_up_s": start_up()}
     print(json.dumps(found, indent=1), flush=True)
     missed = held("start-up", found["start_up_s"])
@@ -78,7 +78,7 @@ def measured(nets: list[str], folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def held(what: str, found: dict[str, float]) -> int:
-    """Print each number that has a bound, and the bound; how many miss theirs."""
+    """Print each number that has a bound, with it; returns how many miss theirs."""
     least = LEAST | {"int8_over_fp32": INT8_OVER_FP32.get(what, 0.0)}
     if what in OVER_PLAIN_SCRIPT:
         least["over_plain_script"] = OVER_PLAIN_SCRIPT[what]
@@ -94,7 +94,7 @@ def held(what: str, found: dict[str, float]) -> int:
 
 
 def numbers(net: str, folder: Path, clip: Path) -> dict[str, Any]:
-    """Everything about one net."""
+    """All measurements of one net."""
     int8 = export(net, folder, "--int8", "--target", "cpu")
     row: dict[str, Any] = dict(over_fp32(int8, folder / f"{net}.onnx", clip))
     speed = measure(int8, str(clip)).to_json()
@@ -106,7 +106,7 @@ def numbers(net: str, folder: Path, clip: Path) -> dict[str, Any]:
 
 
 def over_fp32(int8: Path, fp32: Path, clip: Path) -> dict[str, float]:
-    """Frames per second of both, medians of rounds in turn, so that a slow moment of the machine hits all alike."""
+    """Frames per second of both, medians of alternating rounds, so that a slow moment of the machine affects both."""
     rounds: dict[tuple[str, str], list[float]] = {}
     with BareNets(int8, "openvino") as fast, BareNets(fp32, "onnxruntime") as slow:
         frames = ready_frames(str(clip), fast.spec, 8)
@@ -124,7 +124,7 @@ def over_fp32(int8: Path, fp32: Path, clip: Path) -> dict[str, float]:
 
 
 def islands(model: Path) -> str:
-    """A line for each kind of work that OpenVINO does for a frame, and for each of the float nodes that cost most."""
+    """Text with a line for each kind of float node that OpenVINO runs per frame, and for the costliest float nodes."""
     kinds, nodes = node_milliseconds(model)
     whole = sum(kinds.values())
     lines = [f"{model.name}: {whole:.1f} ms a frame, of which float"]
@@ -138,7 +138,7 @@ def islands(model: Path) -> str:
 
 
 def node_milliseconds(model: Path) -> tuple[Counter[str], Counter[str]]:
-    """What a frame takes by kind of node, and by node; INT8 is in the names of those that compute in it."""
+    """Milliseconds per frame by kind of node and by node; the names of those that compute in INT8 contain it."""
     from edgecrack.runtime.backends.openvino import compiled
 
     request = compiled(model, NUM_STREAMS="1", PERF_COUNT="YES").create_infer_request()
@@ -156,7 +156,7 @@ def node_milliseconds(model: Path) -> tuple[Counter[str], Counter[str]]:
 
 
 def memory(model: Path, clip: Path) -> dict[str, float]:
-    """Resident memory in MB after 200 and after 2,200 frames of a video that is played over and over."""
+    """Resident memory in MB after 2,200 frames of a looped video, and its growth since frame 200."""
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         while True:
@@ -183,7 +183,7 @@ def resident() -> float:
 
 
 def start_up() -> dict[str, float]:
-    """Seconds, the median of seven processes; an empty Python process is the floor."""
+    """Start-up times in seconds, medians of seven processes; an empty Python process is the lower limit."""
     code = {"python": "", "import edgecrack": "import edgecrack", "edgecrack --help": HELP}
     times: dict[str, list[float]] = {name: [] for name in code}
     for _ in range(7):
@@ -202,7 +202,7 @@ def export(net: str, folder: Path, *options: str) -> Path:
 
 
 def edgecrack(*arguments: str) -> str:
-    """What the command prints."""
+    """Run an edgecrack command; returns what it prints."""
     command = [sys.executable, "-m", "edgecrack", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     return done.stdout.strip()

@@ -1,8 +1,8 @@
-"""Fitting against tiling on frames larger than the net: `python benchmarks/tiling.py`. Prints a table.
+"""Compare fitting with tiling on frames larger than the net's input: `python benchmarks/tiling.py`. Prints a table.
 
-What a larger sensor gives is one of two things, and they differ: the same scene with more pixels on each crack ("enlarged": test
-frames scaled up, and rendered 4K, of roads seen from above), or more of the scene with as many pixels on each crack as before
-("joined": N x N frames side by side). F1 is within 2 pixels of the large frame, at the shipped threshold.
+A larger sensor gives one of two things: the same scene with more pixels on each crack ("enlarged": test frames scaled
+up, and rendered 4K roads seen from above), or more of the scene with as many pixels on each crack as before ("joined":
+N x N frames side by side). F1 is within 2 pixels of the large frame, at the shipped threshold.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Given:
-    """Frames that are at hand already."""
+    """A data set of frames in memory."""
 
     name: str
     frames: Sequence[LabelledFrame]
@@ -55,7 +55,7 @@ class Given:
 
 
 def enlarged(frames: LabelledFrames, times: int) -> Given:
-    """Each frame with `times` as many pixels a side: bicubic, the mask by repetition."""
+    """Each frame enlarged `times` per side: the image bicubically, the mask by repetition."""
     return Given(f"{frames.name} enlarged {times}x", [_enlarged(frame, times) for frame in frames])
 
 
@@ -65,7 +65,7 @@ def _enlarged(frame: LabelledFrame, times: int) -> LabelledFrame:
 
 
 def joined(frames: LabelledFrames, times: int) -> Given:
-    """As many whole frames of `times` x `times` neighbours in the list as there are."""
+    """Frames joined from `times` x `times` consecutive ones of the list; an incomplete rest is left out."""
     each, group = list(frames), times * times
     whole = [_joined(each[start : start + group], times) for start in range(0, len(each) - group + 1, group)]
     return Given(f"{frames.name} joined {times}x{times}", whole)
@@ -79,13 +79,13 @@ def _joined(frames: list[LabelledFrame], times: int) -> LabelledFrame:
 
 
 def rendered(height: int, width: int, seeds: range) -> Given:
-    """Roads from above, with seeds that no net was trained on."""
+    """Rendered roads seen from above, with seeds that no net was trained on."""
     frames = [RenderedRoad(seed, height, width, view="down").frame(0) for seed in seeds]
     return Given("rendered", [LabelledFrame(f"{seed}", *frame) for seed, frame in zip(seeds, frames, strict=True)])
 
 
 def large_frames(dataset: str, every: int, count: int) -> Iterator[Given]:
-    """All the lists; those of real frames only where they are at hand."""
+    """All lists of large frames; those of real frames only if they are available."""
     folder = Path(os.environ.get("EDGECRACK_DATA", "../shared/data")) / dataset
     if folder.is_dir():
         frames = open_dataset(folder, "test")
@@ -98,7 +98,7 @@ def large_frames(dataset: str, every: int, count: int) -> Iterator[Given]:
 
 
 class Timed:
-    """A detector that knows how long it took, in seconds, from frame to probability."""
+    """A detector that accumulates its time in seconds, from frame to probability."""
 
     def __init__(self, detector: CrackDetector) -> None:
         self.detector, self.spec, self.threshold = detector, detector.spec, detector.threshold
@@ -113,7 +113,7 @@ class Timed:
 
 
 def row(model: Path, frames: Given) -> str:
-    """The table's line for these frames."""
+    """The line of the table for these frames."""
     height, width = frames.frames[0].image.shape[:2]
     scores, seconds = [], []
     for tile in ("fit", "tile"):

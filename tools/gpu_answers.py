@@ -1,4 +1,4 @@
-"""Answers, held to those of ONNX Runtime on the CPU, and what ONNX Runtime and torch answer on the GPU."""
+"""Comparison of predictions with ONNX Runtime's on the CPU, and predictions of ONNX Runtime and torch on the GPU."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgecrack.fitting import Fit, with_pixels
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 
 Images = NDArray[np.uint8]
-FRAMES = 8  # whose answers are compared
-# The least mask F1 against ONNX Runtime on the same graph, whose precision is the engine's: sums differ in their order and so in
-# their last bits, which moves a pixel that is close to the threshold, or a level of INT8. Wrong code is far below.
+FRAMES = 8  # on which predictions are compared
+# Minimum mask F1 against ONNX Runtime on the same graph in the same precision: another order of summation changes the
+# last bits, which moves a pixel that is close to the threshold, or an INT8 level. Wrong code is far below.
 SAME = 0.98
 
 
 def compare(answer: Callable[[Images], Images], onnx: Path) -> str:
-    """`answer` against the graph in `onnx` on ONNX Runtime's CPU provider, over rendered frames."""
+    """Compare `answer` with the graph in `onnx` on ONNX Runtime's CPU provider, over rendered frames."""
     from edgecrack.export.parity import parity
     from edgecrack.runtime.onnx_metadata import read_spec
 
@@ -58,14 +58,14 @@ def torch_has_cuda() -> bool:
 
 
 def torch_on_cuda(name: str) -> Callable[[Images], Images]:
-    """The shipped net of this name, in float32: what its ONNX was exported from."""
+    """The shipped net of this name in float32 on CUDA, from which its ONNX is exported."""
     import torch
 
     from edgecrack.export.graph import Deployable
     from edgecrack.models.checkpoint import load_checkpoint
     from edgecrack.weights import weights_path
 
-    torch.backends.cudnn.allow_tf32 = False  # or convolutions have ten bits
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions have ten-bit mantissas
     net, spec = load_checkpoint(weights_path(name))
     model = Deployable(net, Fit.of(spec.frame.height, spec.frame.width, spec.frame)).eval().cuda()
 

@@ -1,10 +1,10 @@
-"""What works on this machine's NVIDIA GPU, as one page to paste into a report: `make gpu-check`.
+"""Check what works on this machine's NVIDIA GPU, as one page to paste into a report: `make gpu-check`.
 
-For each CUDA library that is installed: copies, bandwidth, streams, graphs, threads, 10,000 frames without growth, through
-edgecrack's own backend with a small kernel in the place of a net. Then TensorRT, if it is installed: a shipped net, or the
-ONNX of --onnx where there is no torch to export one, is built, run end to end, and its answers compared with ONNX Runtime's.
-Then the same graph on this GPU by ONNX Runtime and torch, where they are installed. What could not be run is said to be "not
-run", and the last line counts it. Ends with 1 when something failed.
+For each installed CUDA library: copies, bandwidth, streams, graphs, threads, and 10,000 frames without memory growth,
+through edgecrack's own backend with a small kernel in place of a net. Then TensorRT, if installed: a shipped net, or
+the ONNX of --onnx if there is no torch to export one, is built and run end to end, and its output compared with ONNX
+Runtime's. Then the same graph on this GPU with ONNX Runtime and torch, if installed. What could not be run is marked
+"not run" and counted in the last line. The exit status is 1 if something failed.
 """
 
 from __future__ import annotations

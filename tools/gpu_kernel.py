@@ -1,4 +1,4 @@
-"""A kernel in the place of a net, for a GPU without TensorRT; loaded as text, which the driver compiles for any GPU."""
+"""A kernel in place of a net, for a GPU without TensorRT; loaded as PTX, which the driver compiles for any GPU."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ DONE:
     ret;
 }
 """
-THREADS = 256  # of a block
+THREADS = 256  # per block
 
 
 class KernelContext:
-    """In the place of TensorRT's execution context: the kernel, through the driver's own functions."""
+    """Stand-in for TensorRT's execution context: launches the kernel through the driver API."""
 
     def __init__(self, shape: tuple[int, int, int, int], rounds: int = 1) -> None:
         """For frames of `shape`, (N, H, W, 3). The module stays loaded for the life of the GPU's context."""

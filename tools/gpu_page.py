@@ -8,17 +8,17 @@ VERDICTS = {"pass": "passed", "FAIL": "failed", "not run": "not run"}
 
 
 class Page:
-    """Lines with a verdict each."""
+    """A part of the page: lines with a verdict each."""
 
     def __init__(self, title: str) -> None:
         self.failed = 0
         print(f"\n{title}", flush=True)
 
     def check(self, name: str, work: Callable[[], str]) -> None:
-        """What `work` returns is printed; what it raises is a failure."""
+        """Print what `work` returns; an exception is a failure."""
         try:
             verdict, text = "pass", work()
-        except Exception as error:  # the page is to come out whole
+        except Exception as error:  # the page must be complete
             verdict, text = "FAIL", f"{type(error).__name__}: {error}"
             self.failed += 1
         self.print(verdict, name, text)
@@ -28,7 +28,7 @@ class Page:
 
 
 def expect(holds: bool, text: str) -> str:
-    """`text`; raises AssertionError with it unless it `holds`."""
+    """Return `text`; raises AssertionError with it unless `holds`."""
     if not holds:
         raise AssertionError(text)
     return text

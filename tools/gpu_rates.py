@@ -1,4 +1,4 @@
-"""How fast a backend is, end to end and bare, and the pictures that it is measured and tried with."""
+"""Speed of a backend, end to end and bare, and the test images for it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from edgecrack.runtime import CrackDetector
 from edgecrack.runtime.backends.cuda import capture
 from edgecrack.runtime.backends.tensorrt import SharedEngine, TensorRtBackend
 
-RATE, JITTER = 0.90, 1.3  # end to end against the bare engine, at least; p99 against p50, at most
+RATE, JITTER = 0.90, 1.3  # least ratio of end to end to the bare engine; greatest ratio of p99 to p50
 
 
 def rates(backend: TensorRtBackend, trtexec: float | None = None, frames: int = 500) -> str:
-    """Frames a second end to end and bare, and how long one takes; bare is trtexec's batches a second, if it was run."""
+    """Frames per second end to end and bare, and latencies; bare is trtexec's batches per second, if it was run."""
     size = backend.spec.input_frame
-    image = with_pixels(noise(0, size.height, size.width), backend.spec.pixels)  # as a converter hands them over
+    image = with_pixels(noise(0, size.height, size.width), backend.spec.pixels)  # as a video converter delivers them
     detector = CrackDetector(backend)
     bare = bare_rate(backend.engine) if trtexec is None else trtexec
     bare *= backend.spec.batch
@@ -45,7 +45,7 @@ def rates(backend: TensorRtBackend, trtexec: float | None = None, frames: int = 
 
 
 def bare_rate(engine: SharedEngine, lanes: int = 2, frames: int = 500) -> float:
-    """Batches a second of upload, net and download alone, as graphs in `lanes` streams that take turns."""
+    """Batches per second of upload, net and download alone, as graphs in `lanes` streams that take turns."""
     cuda = engine.cuda
     with cuda.current(), ExitStack() as stack:
         tracks = [lane(stack, engine) for _ in range(lanes)]
@@ -62,7 +62,7 @@ def bare_rate(engine: SharedEngine, lanes: int = 2, frames: int = 500) -> float:
 
 
 def lane(stack: ExitStack, engine: SharedEngine) -> tuple[int, int]:
-    """A stream, and what launches a frame in it."""
+    """A stream, and the executable graph that processes a frame in it."""
     cuda, context, shape = engine.cuda, engine.context(), engine.spec.input_shape
     stream = cuda.stream()
     stack.callback(cuda.destroy_stream, stream)
@@ -96,7 +96,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def latencies(detector: CrackDetector, image: NDArray[np.uint8], count: int) -> list[float]:
-    """Seconds of each `run`."""
+    """Seconds that each `run` takes."""
     return [seconds(lambda: void(detector.run(image))) for _ in range(count)]
 
 

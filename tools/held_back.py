@@ -1,8 +1,9 @@
-"""Whether a further leg of training is kept: `python tools/held_back.py OLD.safetensors NEW.safetensors --data DIR,DIR`.
+"""Compare checkpoints on held-back frames: `python tools/held_back.py OLD.safetensors NEW.safetensors --data DIR,DIR`.
 
-Prints for each checkpoint the best 2-pixel F1 of each set on crops of the held-back training frames, at other scales and in
-other light, as training draws them: a few frames as they are say too little of other cameras, and the test lists choose nothing.
-With `--elsewhere DIR` also on the training list of a set that none was trained on, as it is: what it says of other cameras.
+Decides whether a further leg of training is kept. Prints for each checkpoint the best 2-pixel F1 of each set on crops
+of the held-back training frames, at other scales and in other light, as training draws them: a few unaugmented frames
+say too little about other cameras, and the test lists must choose nothing. With `--elsewhere DIR` also on the training
+list of a set that none was trained on, unaugmented, to tell how they do on other cameras.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from edgecrack.training.augment import augment, random_crop
 from edgecrack.training.data import Frames, open_training_sets
 from edgecrack.training.validation import score
 
-CROPS, SIDE, SEED = 150, 320, 123  # of each set
+CROPS, SIDE, SEED = 150, 320, 123  # per set
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Views of the frames of a set, the same whenever they are asked for."""
+    """Augmented crops of the frames of a set, the same on every access."""
 
     frames: Frames
 
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def best_f1(net: CrackNet, sets: Sequence[Frames]) -> dict[str, float]:
-    """Within 2 pixels, of each set at the threshold that is best for it."""
+    """F1 within 2 pixels on each set, at the threshold that is best for it."""
     return {name: float(np.max(f_score(pooled))) for name, pooled in score(net, sets).items()}
 
 

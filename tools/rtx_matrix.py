@@ -1,11 +1,12 @@
-"""Builds every net in every precision and size with TensorRT for RTX, which needs no GPU: `make rtx-matrix`.
+"""Build every net in every precision and size with TensorRT for RTX, which needs no GPU: `make rtx-matrix`.
 
-What it proves: that the parser takes each graph, and that its types and shapes fit. What it does not: that it runs, how fast,
-or on a Jetson; the INT8 convolutions of an engine for RTX are built, not shown to run as INT8. The compact nets are the shipped
-ones. The paper's full width carries random weights, and the ranges of the compact net: such an engine is a build test only.
+It proves that the parser accepts each graph and that types and shapes fit. It does not prove that an engine runs, how
+fast, or on a Jetson; the INT8 convolutions of an engine for RTX are built, not shown to run as INT8. The compact nets
+are the shipped ones. The nets of the paper's full width have random weights and the ranges of the compact net: such an
+engine is a build test only.
 
-Each build is a process of its own, whose time from start to end and whose peak memory are held to the bounds below. Ends with 1
-if any build fails, takes more than its bounds, or has a node that Polygraphy's capability report calls unsupported.
+Each build is a separate process, whose total time and peak memory are held to the bounds below. The exit status is 1 if
+any build fails, exceeds its bounds, or has a node that Polygraphy's capability report calls unsupported.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ CAPABILITIES = ("sm75", "sm86", "sm89", "sm120")
 COMPACT = ((FrameSpec(512, 512), 1), (FrameSpec(640, 1024), 1), (FrameSpec(512, 512), 4))
 FULL = FrameSpec(256, 256)
 SUPPORTED = "Graph is fully supported by TensorRT"
-# what is measured: the command, and then the peak memory of its process in kB
+# the command that is measured; it prints the peak memory of its process in kB
 BUILD = """
 import re, sys
 from edgecrack.cli import main
@@ -51,7 +52,7 @@ print(*re.findall(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read()))
 
 @dataclass(frozen=True)
 class Bound:
-    """Of one build: seconds from the start of its process to the end, and peak memory in MB."""
+    """Upper bounds of one build: seconds from start to end of its process, and peak memory in MB."""
 
     seconds: float
     memory: int
@@ -62,7 +63,7 @@ BOUNDS = {"compact": Bound(5, 700), "full": Bound(15, 1500)}
 
 @dataclass(frozen=True)
 class Row:
-    """One build: what, and what came of it; `failure` is "" when all is well. Sizes are in MB."""
+    """One build and its result; `failure` is "" if it succeeded. Sizes are in MB."""
 
     net: str
     width: str
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def graphs(nets: list[str], folder: Path) -> Iterator[tuple[Row, Path]]:
-    """What is to be built, and the ONNX file of it, which is there until the next one is asked for."""
+    """Each build to make, with its ONNX file, which exists until the next one is asked for."""
     for name in nets:
         net, spec = load_checkpoint(weights_path(name))
         for frame, batch in COMPACT:
@@ -147,7 +148,7 @@ def shortfall(row: Row, timed: bool) -> str:
 
 
 def unsupported(onnx: Path) -> str:
-    """What Polygraphy's capability report lists."""
+    """The unsupported nodes in Polygraphy's capability report; "" if there are none."""
     command = [str(Path(sys.executable).with_name("polygraphy")), "inspect", "capability", str(onnx)]
     command += ["-o", str(onnx.with_suffix(".capability"))]
     environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1"}

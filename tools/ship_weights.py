@@ -30,8 +30,8 @@ from edgecrack.spec import ModelSpec
 from edgecrack.training.data import Frames, open_training_sets
 from edgecrack.training.validation import best_level, score
 
-WITH_CRACKS, BACKGROUND = 210, 42  # crops, over all sets
-LEG = ("recipe", "steps", "minutes_on_one_core", "best_step")  # what a card keeps of a run
+WITH_CRACKS, BACKGROUND = 210, 42  # numbers of calibration crops, over all sets
+LEG = ("recipe", "steps", "minutes_on_one_core", "best_step")  # what a card records of a run
 LICENCE = "Apache-2.0; trained on data under MIT (road_survey), CC0 (uav) and on frames rendered by edgecrack"
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         average(net, load_checkpoint(options.folder / f"{spec.name}.safetensors")[0])
     with tempfile.TemporaryDirectory(dir=options.folder, prefix=".") as folder:
         write(net, spec, options, earlier, Path(folder))
-        for path in sorted(Path(folder).iterdir()):  # weights without their ranges would be quantised with those before
+        for path in sorted(Path(folder).iterdir()):  # weights without their ranges would be quantised with old ones
             path.replace(options.folder / path.name)
             print(options.folder / path.name)
 
@@ -68,12 +68,11 @@ def write(
     save_checkpoint(stored, net, spec, torch.float16)
     net, spec = load_checkpoint(stored)
     sets, held_back = open_training_sets(filter(None, options.data.split(",")), options.rendered)
-    # At the frames' own size, and as the model shows them that is exported by default, which shrinks them: what is shipped
-    # holds for both.
+    # At the frames' own size and at that of the default export, which shrinks them: the shipped threshold is for both.
     found = score(net, held_back)
     found |= {f"{name} at {spec.frame}": pooled for name, pooled in score(net, held_back, frame=spec.frame).items()}
     _, level = best_level(found)
-    names = tuple(frames.name for frames in sets)  # an earlier leg may have seen more than the last one
+    names = tuple(frames.name for frames in sets)  # an earlier leg may have been trained on more sets than the last
     spec = dataclasses.replace(spec, threshold=level / 255, trained_on=names)
     save_checkpoint(stored, net, spec, torch.float16)
     crops = calibration_crops(sets, spec.frame.height)
@@ -93,7 +92,7 @@ def write(
 
 @torch.no_grad()
 def average(net: CrackNet, other: CrackNet) -> None:
-    """Give `net` the mean of its weights and those of `other`, with which it shares its training up to the last leg."""
+    """Average the weights of `net` with those of `other`, with which it shares its training up to the last leg."""
     theirs = other.state_dict()
     for name, value in net.state_dict().items():
         if value.is_floating_point():
@@ -101,7 +100,7 @@ def average(net: CrackNet, other: CrackNet) -> None:
 
 
 def calibration_crops(sets: Sequence[Frames], side: int) -> list[NDArray[np.uint8]]:
-    """Crops of the training frames at their own scale, uint8 (side, side, 3), or the whole of a smaller frame."""
+    """Crops of the training frames at their own scale, uint8 (side, side, 3), or all of a smaller frame."""
     rng = np.random.default_rng(0)
     found: dict[bool, list[NDArray[np.uint8]]] = {True: [], False: []}
     wanted = {True: WITH_CRACKS, False: BACKGROUND}
@@ -122,7 +121,7 @@ def legs(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def training_record(run: Path) -> dict[str, object]:
-    """The recipe, the steps and what the held-back slice said."""
+    """The recipe, steps, minutes and best step of a run."""
     _, metadata = load_tensors(run / "last.safetensors")
     state = json.loads(metadata["state"])
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -1,7 +1,7 @@
 """Resolve every extra from wheels alone, for Python 3.10 to 3.13 on x86-64 and aarch64: `make wheels-check`.
 
-pip downloads what an index's metadata cannot tell and installs nothing. Markers of requirements (`; platform_machine == ...`)
-are judged for the machine this runs on: pip knows no other way.
+pip downloads wheels only if an index does not serve their metadata, and installs nothing. Markers of requirements
+(`; platform_machine == ...`) are evaluated for the machine this runs on, since pip has no other way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PLATFORMS = {
     for machine in ("x86_64", "aarch64")
 }
 AT_ONCE = 6  # pip waits for the index most of the time
-SOURCE_ONLY = {"pycuda"}  # has no wheel for any platform: it is compiled against the machine's CUDA
-# NVIDIA publishes these as source archives of a few lines that bring the wheels named here; the libraries of the full
+SOURCE_ONLY = {"pycuda"}  # no wheel for any platform: compiled against the machine's CUDA
+# NVIDIA publishes these as tiny source archives that depend on the wheels named here; the libraries of the full
 # TensorRT, some GB, are fetched from NVIDIA's own index at install time
 STUBS = {
     "tensorrt": ["tensorrt-cu13-bindings>=10.3"],
@@ -30,7 +30,7 @@ STUBS = {
 
 
 def main(pip_options: list[str]) -> int:
-    """Print a line a combination; 1 when one cannot be resolved."""
+    """Print a line per combination; returns 1 if one cannot be resolved."""
     combinations = [
         (extra, wanted, machine, python)
         for extra, wanted in extras().items()
@@ -59,7 +59,7 @@ def main(pip_options: list[str]) -> int:
 
 
 def extras() -> dict[str, list[str]]:
-    """The requirements of the base ("") and of each extra, the base's included."""
+    """The requirements of the base ("") and of each extra, including those of the base."""
     found: dict[str, list[str]] = {"": []}
     for line in requires("edgecrack") or []:
         requirement = Requirement(line)
@@ -70,7 +70,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def resolve(names: list[str], python: str, platforms: list[str], pip_options: list[str]) -> str:
-    """Empty when pip finds wheels of everything, else its last line."""
+    """The last line of pip's errors; empty if it finds wheels for everything."""
     choose = [option for platform in platforms for option in ("--platform", platform)]
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -84,7 +84,7 @@ def resolve(names: list[str], python: str, platforms: list[str], pip_options: li
             "--target",
             folder,
         ]
-        # fast-deps reads the metadata out of a wheel at an index that does not serve it beside
+        # fast-deps reads the metadata from within a wheel if the index does not serve it separately
         command += ["--only-binary=:all:", "--use-feature=fast-deps"]
         done = subprocess.run(
             [*command, "--python-version", python, *choose, *pip_options, *names], capture_output=True, text=True

@@ -1,1 +1,1 @@
-"""INT8: which frames to measure, the ranges they give, and the graph with those ranges written into it."""
+"""INT8 quantisation: the calibration frames, the activation ranges measured on them, and the quantised graph."""

@@ -1,4 +1,4 @@
-"""The frames that a calibration measures."""
+"""The frames on which a calibration measures ranges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 200
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """Frames fitted to `frame`, uint8 (H, W, 3) BGR, in an order that never changes.
+    """Calibration frames fitted to `frame`, uint8 (H, W, 3) BGR, in a fixed order.
 
     Attributes:
         frame: the size they are fitted to.
@@ -47,9 +47,9 @@ class CalibrationFrames:
         seed: int = 0,
         split: str | None = "train",
     ) -> CalibrationFrames:
-        """At most `count` frames of a list of the data set in `folder`, one drawn from each of `count` equal strata.
+        """At most `count` frames of `split` of the data set in `folder`, one drawn from each of `count` equal strata.
 
-        With masks the strata go by the share of crack pixels, from none to the most; without, by name. The same folder,
+        With masks, strata are by the fraction of crack pixels, in increasing order; without, by name. The same folder,
         count and seed give the same frames. Raises CalibrationError when there is no image, SourceError for bad masks.
         """
         if count < 1:
@@ -63,7 +63,7 @@ class CalibrationFrames:
 
     @classmethod
     def from_images(cls, images: Sequence[NDArray[np.uint8]], frame: FrameSpec) -> CalibrationFrames:
-        """Every image given, uint8 (H, W, 3) BGR of any size. Raises CalibrationError when there is none, FrameError."""
+        """All given images, uint8 (H, W, 3) BGR of any size. Raises CalibrationError when there is none, FrameError."""
         for image in images:
             check_frame(image)
         return cls(frame, tuple(images))
@@ -72,14 +72,14 @@ class CalibrationFrames:
         return len(self.sources)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Each frame, read when it is asked for. Raises SourceError or FrameError naming the file."""
+        """Each fitted frame, read on demand. Raises SourceError or FrameError naming the file."""
         for source in self.sources:
             image = read_image(source) if isinstance(source, Path) else source
             yield Fit.of(image.shape[0], image.shape[1], self.frame).apply(image)
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the pixels of all frames, in order, as they are fitted."""
+        """SHA-256 of the pixels of all fitted frames, in order."""
         digest = hashlib.sha256(str(self.frame).encode())
         for image in self:
             digest.update(image.tobytes())
@@ -94,7 +94,7 @@ def _by_crack_share(dataset: Dataset) -> list[Path]:
 
 
 def _spread(total: int, count: int, seed: int) -> list[int]:
-    """`count` different indices below `total`, one from each of `count` equal stretches; all when there are fewer."""
+    """`count` different indices below `total`, one from each of `count` equal intervals; all if there are fewer."""
     if count >= total:
         return list(range(total))
     edges = np.linspace(0, total, count + 1).astype(int)

@@ -10,8 +10,8 @@ from edgecrack.onnx_graph import NET, constants, prepared
 def quantised_convolutions(model: ModelProto) -> dict[str, NodeProto]:
     """The convolutions to quantise, by the name of their weight, in graph order.
 
-    Left float: what reads the image, and what has one or two output channels (gates, responses, side and final
-    logits): there eight bits cost accuracy and save little.
+    Those that read the image or have one or two output channels (gates, responses, side and final logits) stay float:
+    there, eight bits cost accuracy and save little.
     """
     known, image = constants(model), prepared(model)
     found: dict[str, NodeProto] = {}

@@ -1,4 +1,4 @@
-"""INT8 written into an ONNX graph as quantise and dequantise nodes."""
+"""INT8 quantisation of an ONNX graph with quantise and dequantise (Q/DQ) nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edgecrack.errors import CalibrationError, SpecError
 from edgecrack.onnx_graph import array, constants, read_onnx, write_onnx
 from edgecrack.spec import TARGETS
 
-SMALLEST_SCALE = 2.0**-14  # the smallest normal number in half precision; also what a tensor or channel of zeros gets
+SMALLEST_SCALE = 2.0**-14  # the smallest normal number in half precision; also the scale of an all-zero channel
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How numbers become whole ones: activations `signed` around 0 or from the lowest on, weights within +-`weight`."""
+    """Integer grid: activations `signed` and symmetric, or unsigned with a zero point; weights within +-`weight`."""
 
     signed: bool
     weight: int
@@ -35,8 +35,8 @@ class _Grid:
         return scale, round(-low / scale)
 
 
-# TensorRT takes symmetric int8 only. On a CPU without VNNI the sum of two uint8 x int8 products is cut at 16 bits: weights
-# of seven bits cannot reach that, 2 x 255 x 63 < 32768.
+# TensorRT takes symmetric int8 only. On a CPU without VNNI the sum of two uint8 x int8 products saturates at 16 bits,
+# which weights of seven bits cannot reach: 2 x 255 x 63 < 32768.
 _GRIDS = {"tensorrt": _Grid(signed=True, weight=127), "cpu": _Grid(signed=False, weight=63)}
 
 
@@ -51,10 +51,10 @@ def int8_from_onnx(
 ) -> Path:
     """Write the float32 graph in `onnx_path` to `path` with INT8 convolutions, for the engine that `target` names.
 
-    Q/DQ nodes sit on the inputs of convolutions only: activations per tensor, one pair for all convolutions that read
-    the same tensor; weights int8 per output channel, symmetric; biases float. "tensorrt" has int8 activations with zero
-    point 0, "cpu" uint8 ones. `method` "max" takes ranges as measured, "percentile" cuts them at `percentile`: the
-    default is "max", since the response to a thin crack is the very tail that a percentile cuts.
+    Q/DQ nodes are on the inputs of convolutions only: activations per tensor, one pair for all convolutions that read
+    the same tensor; weights int8 per output channel, symmetric; biases stay float. "tensorrt" has int8 activations with
+    zero point 0, "cpu" uint8 ones. `method` "max" uses ranges as measured, "percentile" clips them at `percentile`; the
+    default is "max", since the response to a thin crack is the very tail that a percentile clips.
     Raises SpecError for an unknown option or a graph that is not float32, CalibrationError when `ranges` are of
     another net or do not cover every convolution to be quantised.
     """
@@ -84,7 +84,7 @@ def _check_options(target: str, method: str, percentile: float) -> None:
 def _insert(
     model: ModelProto, convolutions: dict[str, NodeProto], limits: dict[str, tuple[float, float]], grid: _Grid
 ) -> None:
-    """Rewire each convolution to dequantised inputs, keeping the order topological."""
+    """Rewire each convolution to dequantised inputs, keeping the nodes in topological order."""
     known = constants(model)
     readers = {node.output[0]: weight for weight, node in convolutions.items()}
     nodes: list[NodeProto] = []

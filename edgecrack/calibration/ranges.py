@@ -1,4 +1,4 @@
-"""What the inputs of the convolutions reach, measured on frames, and the file that keeps it."""
+"""Ranges of the convolutions' inputs, measured on calibration frames, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ VERSION = 1
 PERCENTILES = (99.9, 99.99, 99.999)
 BINS = 2048
 METHODS = ("max", "percentile")
-_PIECE = 1 << 28  # values a run hands back at most, 1 GiB
+_PIECE = 1 << 28  # most values that one run returns, 1 GiB
 
 
 @dataclass(frozen=True)
 class Range:
-    """What the input of one convolution reaches.
+    """The range of the input of one convolution.
 
     Attributes:
-        low, high: the smallest and the greatest value, 0 included.
-        clips: percentile -> the magnitude that this share of the values stays within.
+        low, high: minimum and maximum, 0 included.
+        clips: percentile -> the magnitude within which this percentage of the values lies.
     """
 
     low: float
@@ -47,7 +47,7 @@ class Range:
     clips: Mapping[str, float]
 
     def limits(self, method: str, percentile: float) -> tuple[float, float]:
-        """(low, high): as measured for "max", cut at the magnitude of `percentile` for "percentile"."""
+        """(low, high): as measured for "max", clipped at the magnitude of `percentile` for "percentile"."""
         if method == "max":
             return self.low, self.high
         clip = self.clips[str(percentile)]
@@ -56,15 +56,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
-    """The ranges of one net on one choice of frames.
+    """The ranges of one net on one set of calibration frames.
 
     Attributes:
         model: name of the net.
         frame: the size it ran at.
-        count: frames measured.
-        frames_sha256: of their pixels.
-        inputs: name of a convolution's weight -> range of its input. Weight names stay the same whatever the size,
-            batch and exporter; the names of activations do not.
+        count: number of frames measured.
+        frames_sha256: SHA-256 of their pixels.
+        inputs: name of a convolution's weight -> range of its input. Weight names stay the same for any size, batch and
+            exporter; the names of activations do not.
     """
 
     model: str
@@ -78,12 +78,12 @@ class Ranges:
         return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True, indent=1) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them to `path`, whole or not at all. Raises SourceError."""
+        """Write the ranges to `path` atomically. Raises SourceError."""
         write_atomic(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ranges:
-        """The ranges that `save` wrote. Raises CalibrationError when they are missing, truncated or something else."""
+        """Load the ranges that `save` wrote. Raises CalibrationError if missing, truncated or something else."""
         try:
             values = json.loads(Path(path).read_text())
             version = values.pop("version")
@@ -100,7 +100,7 @@ class Ranges:
             raise CalibrationError(f"{path} does not hold calibration ranges, or is truncated: {error!r}") from error
 
     def check(self, model: str, weights: Iterable[str]) -> None:
-        """Raise CalibrationError unless they are of the net `model` and cover each of `weights`, naming what is missing."""
+        """Raise CalibrationError unless the ranges are of net `model` and cover `weights`, naming what is missing."""
         if model != self.model:
             raise CalibrationError(
                 f"these ranges were measured on {self.model}, the graph is {model}; measure them on it"
@@ -114,10 +114,10 @@ class Ranges:
 
 
 def measure_ranges(onnx_path: str | os.PathLike[str], frames: CalibrationFrames) -> Ranges:
-    """Run the float32 graph over `frames` on ONNX Runtime and note what each convolution to be quantised reads.
+    """Run the float32 graph over `frames` on ONNX Runtime and measure the input range of each convolution to quantise.
 
     Memory does not grow with the number of frames. Raises SpecError for a file that is not ours, CalibrationError when
-    it is not float32, has another size than the frames, or reaches values that are not finite.
+    it is not float32, has another size than the frames, or produces values that are not finite.
     """
     model, spec = read_onnx(onnx_path)
     if spec.precision != "fp32":
@@ -133,7 +133,7 @@ def measure_ranges(onnx_path: str | os.PathLike[str], frames: CalibrationFrames)
 
 
 class _Span:
-    """Extremes, and a histogram of magnitudes whose bins double in width when a value falls beyond them."""
+    """Minimum, maximum and a histogram of magnitudes, whose bins double in width when a value falls beyond them."""
 
     def __init__(self) -> None:
         self.low = self.high = self.top = 0.0
@@ -141,7 +141,7 @@ class _Span:
         self.counts = np.zeros(BINS)
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Take in float32 (any rows, any columns)."""
+        """Add values, float32 (rows, columns) of any size."""
         self.finite = self.finite and bool(np.isfinite(values.sum(dtype=np.float64)))
         if not self.finite:
             return
@@ -155,7 +155,7 @@ class _Span:
         self.counts += both[BINS:] + both[BINS - 1 :: -1]
 
     def range(self, weight: str) -> Range:
-        """Raises CalibrationError, naming `weight`, when a value was not finite."""
+        """The measured range. Raises CalibrationError, naming `weight`, if a value was not finite."""
         if not self.finite:
             raise CalibrationError(
                 f"the input of {weight} reached values that are not finite; these weights cannot be used"
@@ -166,7 +166,7 @@ class _Span:
 
     def _reach(self, reach: float) -> None:
         if self.top == 0:
-            self.top = reach * 1.0001  # calcHist leaves the upper end out
+            self.top = reach * 1.0001  # calcHist excludes the upper end
         while self.top <= reach != 0:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.top *= 2
@@ -197,7 +197,7 @@ def _probe(model: ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
 
 
 def _pieces(model: ModelProto, names: list[str]) -> Iterator[list[str]]:
-    """`names` in groups whose tensors fit the memory together."""
+    """`names` in groups whose tensors fit into memory together."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
     piece: list[str] = []
@@ -214,7 +214,7 @@ def _pieces(model: ModelProto, names: list[str]) -> Iterator[list[str]]:
 
 
 def _range(entry: dict[str, Any]) -> Range:
-    """Raises the errors of a malformed entry."""
+    """The range in a JSON entry. Raises whatever a malformed entry causes."""
     clips = {str(p): float(entry["clips"][str(p)]) for p in PERCENTILES}
     found = Range(float(entry["low"]), float(entry["high"]), clips)
     if not (found.low <= 0 <= found.high and np.isfinite([found.low, found.high, *clips.values()]).all()):

@@ -1,4 +1,4 @@
-"""Scores of a detector over a data set, side by side with others', their curves and a report."""
+"""Evaluation of detectors on data sets: scores side by side, precision-recall curves and a report."""
 
 from edgecrack.evaluation.curves import save_precision_recall
 from edgecrack.evaluation.gallery import Gallery

@@ -1,4 +1,4 @@
-"""How much a score hangs on which frames were scored: the bootstrap, frames drawn anew with replacement.
+"""Bootstrap intervals: how much a score depends on which frames were scored, by drawing frames with replacement.
 
 Neighbouring frames of one drive show the same pavement and are not independent: for them the interval is too narrow.
 """
@@ -12,16 +12,16 @@ import numpy as np
 from edgecrack.metrics import Floats
 
 CONFIDENCE = 0.95
-_AT_ONCE = 250  # draws, so that memory stays small whatever their number
+_AT_ONCE = 250  # draws per block, to bound memory whatever their number
 
 Interval = tuple[float, float]
 
 
 def sampled(score: Callable[[Floats], dict[str, Floats]], frames: int, draws: int, seed: int) -> dict[str, Floats]:
-    """Metric -> float64 (draws,): what `score` says of `draws` times `frames` frames drawn with replacement.
+    """Metric -> float64 (draws,): `score` on each of `draws` bootstrap draws of `frames` frames.
 
-    Draws depend on `frames` and `seed` alone, so that two models on the same frames are drawn alike. Empty where a draw
-    could only be the one frame there is.
+    Draws depend on `frames` and `seed` alone, so that two models on the same frames get the same ones. Empty without
+    draws or with a single frame.
     """
     if draws < 1 or frames < 2:
         return {}
@@ -30,13 +30,13 @@ def sampled(score: Callable[[Floats], dict[str, Floats]], frames: int, draws: in
 
 
 def interval(values: Floats) -> Interval:
-    """The bounds between which the middle 95 % of the values lie."""
+    """The bounds of the middle 95 % of the values."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
 def _weights(frames: int, draws: int, seed: int) -> Iterator[Floats]:
-    """Blocks of float64 (draws, frames): how often each draw has each frame."""
+    """Blocks of float64 (draws, frames): how often each draw contains each frame."""
     random = np.random.default_rng(seed)
     for start in range(0, draws, _AT_ONCE):
         number = min(_AT_ONCE, draws - start)

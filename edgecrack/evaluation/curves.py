@@ -1,4 +1,4 @@
-"""Pictures of what the scores say."""
+"""Plots of the scores."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 ISO_F1 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 GREY = "0.5"
-STYLES = ("-", "--", "-.", ":")  # or a model would hide one that scores the same, such as itself in INT8
+STYLES = ("-", "--", "-.", ":")  # else a model would hide an equal one, such as itself in INT8
 
 
 def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Counts]) -> None:
-    """Draw the pooled counts of each named model as precision over recall, the best F1 marked, over lines of equal F1.
+    """Plot precision-recall curves from the pooled counts of each named model, with the best F1 and iso-F1 lines.
 
     The suffix of `path` chooses the format (PNG, SVG, PDF); PNG where there is none. Raises MissingDependency without
     matplotlib, SourceError when the file cannot be written.
@@ -35,7 +35,7 @@ def save_precision_recall(path: str | os.PathLike[str], curves: Mapping[str, Cou
 
 
 def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
-    """A PNG of precision over recall, one panel a title of `panels`, each of the pooled counts of named models.
+    """A PNG of precision-recall curves from pooled counts by model name, one panel per title in `panels`.
 
     Raises MissingDependency without matplotlib.
     """
@@ -46,7 +46,7 @@ def curves_png(panels: Mapping[str, Mapping[str, Counts]]) -> bytes:
 
 
 def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], title: str) -> bytes:
-    """A PNG of F1 over the threshold for the pooled counts of named models, a ring where each one's threshold stands."""
+    """A PNG of F1 over the threshold from pooled counts by model name, with a ring at each model's own threshold."""
     figure = new_figure(9.6, 3.4)
     axes = figure.add_subplot(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1), title=title)
     axes.grid(color="0.92")
@@ -59,7 +59,7 @@ def thresholds_png(curves: Mapping[str, Counts], shipped: Mapping[str, float], t
 
 
 def heat_png(heat: Floats) -> bytes:
-    """A PNG of where in the frame false alarms are: `heat` float64 (rows, columns), the darker the more."""
+    """A PNG heat map of where in the frame false alarms are: `heat` float64 (rows, columns), darker is more."""
     figure = new_figure(4.2, 2.7)
     axes = figure.add_subplot(xticks=[], yticks=[])
     axes.imshow(heat, cmap="Reds", vmin=0, vmax=max(float(heat.max()), 1e-9), aspect="auto")
@@ -73,7 +73,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _label(name: str) -> str:
-    """A model's name for a legend: matplotlib leaves out what begins with _ and takes what stands between $ for formulas."""
+    """A model's name escaped for a legend: matplotlib hides labels that begin with _ and reads $...$ as formulas."""
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -94,7 +94,7 @@ def _draw_iso_f1(axes: Axes) -> None:
 
 
 def _draw_curve(axes: Axes, name: str, counts: Counts, style: str) -> None:
-    fires = counts.predicted > 0  # where nothing is predicted there is no precision to draw
+    fires = counts.predicted > 0  # precision is undefined where nothing is predicted
     f1, threshold = best_f1(counts)
     level = threshold_level(threshold)
     p, r = precision(counts), recall(counts)

@@ -1,8 +1,8 @@
-"""What fires where no crack is labelled, told apart by what can be measured in the frame.
+"""False alarms (false positives), classified by traits that can be measured in the frame.
 
 A piece is an 8-connected region of predicted pixels; its false pixels are those further than 2 px from every labelled
-one. The kinds below are traits of a piece and its surroundings, not what a person would call the thing: a straight line
-may be a joint, a seam or a wire, and what is thin and dark like a crack may be one that nobody labelled.
+one. The kinds below are traits of a piece and its surroundings, not what a person would call the object: a straight
+line may be a joint, a seam or a wire, and something thin and dark may be a crack that nobody labelled.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from edgecrack.metrics import dilated
 
 BESIDE = 2.0  # pixels from a labelled crack within which nothing is a false alarm
 SPECK = 16  # pixels, the longer side of the box around a piece
-LONG = 64  # pixels, of a straight piece
-STRAIGHT = 1 / 40  # of its length: how far a straight piece strays from its axis, root mean square
+LONG = 64  # pixels, least length of a straight piece
+STRAIGHT = 1 / 40  # of its length: most root-mean-square distance of a straight piece from its axis
 THIN = 15  # pixels; wider things are areas with borders
-BLUR = 4.0  # pixels, sigma: what is thin is gone at this scale, and a border is not
-STEP = 20.0  # grey levels between both sides of a border
-DARKER = 2.0  # times as dark as the frame's pixels are against their surroundings, in the median
+BLUR = 4.0  # pixels, sigma: thin structures vanish at this scale, borders do not
+STEP = 20.0  # grey levels between the two sides of a border
+DARKER = 2.0  # times the frame's median darkness against the surroundings
 
-KINDS = {  # in the order in which the first that fits is taken
+KINDS = {  # in this order; the first that fits is taken
     "beside": "at a labelled crack",
     "speck": "isolated speck",
     "border": "border of light and dark",
@@ -44,7 +44,7 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class FalsePiece:
-    """One piece: its kind, a key of `KINDS`, its false pixels, and the box around them (left, top, right, bottom)."""
+    """A false alarm: kind, a key of `KINDS`, number of false pixels, and their box (left, top, right, bottom)."""
 
     kind: str
     pixels: int
@@ -52,7 +52,7 @@ class FalsePiece:
 
 
 def false_pixels(predicted: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool (H, W): predicted and not within 2 px of a labelled crack."""
+    """bool (H, W): predicted pixels that are not within 2 px of a labelled crack."""
     return np.asarray(predicted & (dilated(mask.view(np.uint8), BESIDE) == 0))
 
 
@@ -82,7 +82,7 @@ def _kinds(
     area: NDArray[np.intp],
     boxes: NDArray[np.intp],
 ) -> NDArray[np.str_]:
-    """The kind of each piece by its own traits; the first that fits, from the last line here up."""
+    """The kind of each piece by its own traits; later assignments here take precedence."""
     dark, across, down, usual = _contrast(image)
     darkness = _mean(dark[y, x], of, area)
     border = _mean(np.hypot(across[y, x], down[y, x]), of, area)
@@ -97,24 +97,24 @@ def _kinds(
 def _contrast(
     image: NDArray[np.uint8],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], float]:
-    """Grey levels by which each pixel is darker than what is around it, as thin dark things are; the height of the step
-    it lies on, as of a border between areas, across and down; and the median of the first."""
+    """Per pixel, the grey levels by which it is darker than its surroundings (thin dark structures), and the height of
+    the step there (borders between areas), horizontally and vertically; and the median of the first."""
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 1.0)
     dark = np.asarray(cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((THIN, THIN), np.uint8)), np.uint8)
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), BLUR)
-    # A step of height 1 blurred by a Gaussian is as steep as its peak, 1 / (sigma sqrt(2 pi)); Sobel's weights sum to 8.
+    # The slope of a unit step blurred by a Gaussian is 1 / (sigma sqrt(2 pi)), its peak; Sobel's weights sum to 8.
     height = BLUR * np.sqrt(2 * np.pi) / 8
     across, down = (
         np.asarray(cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=height), np.float32) for axis in ((1, 0), (0, 1))
     )
-    usual = np.searchsorted(np.cumsum(np.bincount(dark.ravel())), dark.size / 2)  # the median, faster
+    usual = np.searchsorted(np.cumsum(np.bincount(dark.ravel())), dark.size / 2)  # the median, computed faster
     return dark, across, down, float(usual)
 
 
 def _straight(
     x: NDArray[np.intp], y: NDArray[np.intp], of: NDArray[np.int32], area: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Which pieces are long and stay near their axis, by the moments of their pixels."""
+    """Whether each piece is long and stays near its axis, from the second moments of its pixels."""
     dx, dy = x - _mean(x, of, area)[of], y - _mean(y, of, area)[of]
     xx, yy, xy = (_mean(product, of, area) for product in (dx * dx, dy * dy, dx * dy))
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
@@ -128,7 +128,7 @@ def _mean(values: NDArray[np.generic], of: NDArray[np.int32], area: NDArray[np.i
 
 
 def _boxes(x: NDArray[np.intp], y: NDArray[np.intp], of: NDArray[np.int32], number: int) -> NDArray[np.intp]:
-    """(number, 4): left, top, right and bottom of each piece, the last two excluded."""
+    """(number, 4): left, top, right and bottom of each piece, the last two exclusive."""
     boxes = np.zeros((number, 4), np.intp)
     boxes[:, :2] = np.iinfo(np.int32).max
     for column, values in ((0, x), (1, y)):

@@ -1,4 +1,4 @@
-"""Pictures kept while frames pass by: the worst, the best, and examples of what fires wrongly; as JPEG, to be small."""
+"""Pictures kept during an evaluation: the worst and best frames and examples of false alarms; as JPEG, to be small."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FOUND, MISSED, FALSE = (120, 200, 0), (255, 140, 20), (30, 60, 240)  # BGR: gree
 MARK = (60, 230, 255)  # yellow, around the false alarm that a crop shows
 WIDTH = 512  # pixels, at most, of a kept frame
 CROP = 128  # pixels, at least, around a false alarm
-HEAT = (20, 32)  # cells of the map of where false alarms are, rows and columns
+HEAT = (20, 32)  # rows and columns of the heat map of false alarms
 QUALITY = 80
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame, or a crop of one, as it came and with what was found: two JPEG files of one size."""
+    """A frame or a crop of one, plain and with the predictions drawn in: two JPEG files of the same size."""
 
     name: str
     caption: str
@@ -37,14 +37,14 @@ class Picture:
 
 @dataclass
 class Shelf:
-    """The pictures of highest rank, made only when they get in."""
+    """The pictures of highest rank, created only when they are kept."""
 
     size: int
     _kept: list[tuple[float, int, Picture]] = field(default_factory=list)
     _seen: int = 0
 
     def offer(self, rank: float, picture: Callable[[], Picture]) -> None:
-        """Keep `picture()` if `rank` is among the highest so far; of equals, the first to come stays."""
+        """Keep `picture()` if `rank` is among the highest so far; among equals, the first stays."""
         self._seen += 1
         if len(self._kept) < self.size:
             heapq.heappush(self._kept, (rank, -self._seen, picture()))
@@ -53,22 +53,22 @@ class Shelf:
 
     @property
     def pictures(self) -> list[Picture]:
-        """From the highest rank down."""
+        """The pictures, highest rank first."""
         return [picture for _, _, picture in sorted(self._kept, key=lambda item: item[:2], reverse=True)]
 
 
 class Gallery:
-    """What a person wants to see of an evaluation; give it to `evaluate` as the witness."""
+    """Collects the pictures of an evaluation that are worth seeing; pass it to `evaluate` as `witness`."""
 
     def __init__(self, threshold: float, frames: int = 4, crops: int = 3) -> None:
-        """`threshold` is the model's; so many frames and crops are kept on each shelf."""
+        """`threshold` is the model's; `frames` and `crops` are the numbers kept on each shelf."""
         self._level = threshold_level(threshold)
         self.worst, self.best, self.silent = Shelf(frames), Shelf(frames), Shelf(frames)
         self.kinds = {kind: Shelf(crops) for kind in KINDS}
         self.heat: NDArray[np.float64] = np.zeros(HEAT)
 
     def __call__(self, frame: LabelledFrame, probability: Image, counts: FrameCounts) -> None:
-        """Look at a frame, its answer and its counts, and keep what is worth it."""
+        """Take a frame, its crack probability and its counts, and keep the pictures that rank high enough."""
         predicted = probability >= self._level
         mask = np.zeros(predicted.shape, np.bool_) if frame.mask is None else frame.mask
         self._frame(frame, predicted, mask, counts)
@@ -91,8 +91,8 @@ class Gallery:
 
 
 def overlay(image: Image, predicted: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Image:
-    """`image` uint8 (H, W, 3), greyed, with labelled cracks that were found in green and missed in blue, and what fires
-    further than 2 px from a label in red; lines are drawn a pixel wider on each side, to be seen in small pictures."""
+    """`image` uint8 (H, W, 3) in grey, with found labelled cracks in green, missed ones in blue and predictions further
+    than 2 px from a label in red; lines are a pixel wider on each side, to be visible in small pictures."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     drawn = np.asarray(grey // 2 + 64, np.uint8)
     found = mask & (metrics.dilated(predicted.view(np.uint8), BESIDE) > 0)
@@ -136,5 +136,5 @@ def _small(image: Image) -> Image:
 
 
 def jpeg(image: Image) -> bytes:
-    """uint8 (H, W, 3) BGR as a JPEG file."""
+    """Encode uint8 (H, W, 3) BGR as JPEG."""
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())

@@ -1,6 +1,6 @@
-"""The scores of counted frames: each metric under each paper's protocol, for the frames as they are or for draws of them.
+"""Scores from the counts of frames: each metric under each paper's protocol, for all frames or bootstrap draws of them.
 
-Within each tolerance the counts of all frames are pooled; "mean of frames" says where a score is of each frame first.
+For each tolerance the counts of all frames are pooled; "mean of frames" marks scores computed per frame and averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgecrack.spec import threshold_level
 AELF_BETA_SQUARED = 0.3
 HALF = threshold_level(0.5)
 
-# how a score's name ends -> the tolerance; who uses which is in the report
+# suffix of a score's name -> tolerance; the report says who uses which
 TOLERANCES: dict[str, Tolerance] = {"": 0.0, "_2px": 2.0, "_5px": 5.0, "_diagonal": Diagonal(0.0075)}
 WITHIN = {"": "", "_2px": " within 2 px", "_5px": " within 5 px", "_diagonal": " within 0.75 % diagonal"}
 
@@ -69,16 +69,17 @@ LABELS = {name: label for block in BLOCKS.values() for name, label in block.item
 
 @dataclass(frozen=True)
 class Stacked:
-    """Counts of many frames, one row a frame: for each ending of `TOLERANCES`, and of patches."""
+    """Counts of many frames, one row per frame: for each suffix in `TOLERANCES`, and for patches."""
 
     within: Mapping[str, Counts]
     patches: PatchCounts
 
 
 def scored(frames: Stacked, threshold: float, weights: Floats) -> dict[str, Floats]:
-    """Score -> float64 (draws,), where row i of `weights` (draws, frames) says how often draw i has each frame.
+    """Score -> float64 (draws,), where row i of `weights` (draws, frames) says how often draw i contains each frame.
 
-    `threshold` is the model's own. IoU, mean IoU and patch F1 are taken at the strict best threshold, as their papers do.
+    `threshold` is the model's own. IoU, mean IoU and patch F1 are at the threshold of the best exact F1, as in their
+    papers.
     """
     found: dict[str, Floats] = {}
     for ending, counts in frames.within.items():
@@ -89,7 +90,7 @@ def scored(frames: Stacked, threshold: float, weights: Floats) -> dict[str, Floa
 
 
 def fired(frames: Stacked, threshold: float, weights: Floats) -> dict[str, Floats]:
-    """What is known without masks, as `scored` says it: the share of pixels that fire."""
+    """`scored` for frames without masks: only the fraction of pixels predicted as crack."""
     pooled = metrics.drawn(frames.within[""], weights)
     return {"fired_share": pooled.predicted[:, threshold_level(threshold)] / pooled.pixels[:, 0]}
 
@@ -142,5 +143,5 @@ def _at(scores: Floats, level: metrics.Ints) -> Floats:
 
 
 def _mean(frames: Floats, weights: Floats) -> Floats:
-    """The mean of rows of `frames` in each draw."""
+    """The mean over the frames of each draw."""
     return np.asarray(weights @ frames / weights.sum(axis=1).reshape(-1, *[1] * (frames.ndim - 1)))

@@ -1,4 +1,4 @@
-"""Evaluations as one HTML file that needs nothing else: no network, no script, pictures inside it."""
+"""The report of evaluations as one self-contained HTML file: no network, no scripts, embedded pictures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edgecrack.evaluation.protocols import BLOCKS, LABELS
 from edgecrack.evaluation.scores import Evaluation
 from edgecrack.evaluation.table import HEADLINES, about, about_models, compared, written
 
-Seen = tuple[Evaluation, Gallery]  # what was counted, and the pictures kept meanwhile
+Seen = tuple[Evaluation, Gallery]  # an evaluation, and the pictures kept during it
 
 SUMMARY = (*HEADLINES, "fired_share")
-_LOWER = ("fired_share",)  # what is the better the lower
+_LOWER = ("fired_share",)  # scores where lower is better
 
 _NOTES = {
     "Best and shipped": "<em>Best</em> is at the single threshold that is best for the whole list, which is known only "
@@ -44,9 +44,9 @@ _NOTES = {
 
 
 def report_html(seen: Sequence[Seen]) -> str:
-    """The report of evaluations and their galleries, data set by data set, models side by side.
+    """The HTML report of evaluations and their galleries, data set by data set, with models side by side.
 
-    Raises MissingDependency without matplotlib where there is a curve or a map of false alarms to draw.
+    Raises MissingDependency without matplotlib if there is a curve or a heat map of false alarms to draw.
     """
     sets: dict[str, list[Seen]] = {}
     for one in seen:
@@ -110,7 +110,7 @@ def _charts(evaluations: Sequence[Evaluation]) -> str:
 def _scores(evaluations: Sequence[Evaluation]) -> str:
     known = evaluations[0].scores
     heads = "".join(f"<th>{escape(each.model)}</th>" for each in evaluations)
-    facts = about_models(evaluations)[:-1]  # a report of the same answers stays the same: no seconds
+    facts = about_models(evaluations)[:-1]  # no seconds, so that equal results give equal reports
     bodies = ["<tbody>", *(_row(label, [f"<td>{escape(cell)}</td>" for cell in cells]) for label, cells in facts)]
     bodies.append("</tbody>")
     for heading, block in BLOCKS.items():
@@ -143,7 +143,7 @@ def _score_cell(evaluation: Evaluation, name: str, rivals: Sequence[Evaluation])
 
 
 def _merit(name: str, value: float) -> float:
-    """How good a score is: the higher, the better."""
+    """A value that is higher for better scores."""
     if name == "area_ratio":
         return -abs(value - 1)
     return -value if name in _LOWER else value

@@ -1,4 +1,4 @@
-"""A detector against a data set: every metric of `edgecrack.metrics`, with intervals."""
+"""Evaluation of a detector on a data set: every metric of `edgecrack.metrics`, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from edgecrack.spec import ModelSpec, threshold_level
 
 
 class Answer(Protocol):
-    """What a detector says of a frame: a crack probability uint8 (H, W), 255 for certain, at the frame's size."""
+    """A detector's output for a frame: crack probability, uint8 (H, W) at the frame's size, 255 for certain."""
 
     @property
     def probability(self) -> NDArray[np.uint8]: ...
 
 
 class Detector(Protocol):
-    """What `evaluate` needs of a detector; `edgecrack.CrackDetector` is one."""
+    """Interface that `evaluate` needs of a detector; `edgecrack.CrackDetector` has it."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -42,7 +42,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """One frame's counts, those of each ending of `TOLERANCES` and of 32x32 patches, and what fires wrongly."""
+    """One frame's counts, for each suffix in `TOLERANCES` and for 32x32 patches, and its false alarms."""
 
     name: str
     within: tuple[Counts, ...]
@@ -51,12 +51,12 @@ class FrameCounts:
 
     @property
     def strict(self) -> Counts:
-        """The exact ones."""
+        """The exact counts."""
         return self.within[0]
 
     @property
     def near(self) -> Counts:
-        """Those within 2 px."""
+        """The counts within 2 px."""
         return self.within[1]
 
 
@@ -65,18 +65,18 @@ Witness = Callable[[LabelledFrame, NDArray[np.uint8], FrameCounts], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector did on a data set.
+    """The result of evaluating a detector on a data set.
 
     Attributes:
         dataset: the data set's name.
-        model: the model's name in tables: of its net, unless the caller has a better one.
-        threshold: the one that was scored, by default the model's own, in (0, 1].
-        labelled: whether the data set has masks; without them only the share of pixels that fire is known.
+        model: the model's name in tables; by default that of its net.
+        threshold: the threshold that was scored, in (0, 1]; by default the model's own.
+        labelled: whether the data set has masks; without them only the fraction of pixels predicted as crack is known.
         frames: counts of each frame, in the order of the data set.
-        spec: what the model is.
-        seconds: what reading the frames, the net (scaling included), counting and keeping pictures took.
-        draws: how many times the frames are drawn anew for the intervals; 0 for none.
-        seed: of those draws; equal ones draw the same frames for every model.
+        spec: the model's spec.
+        seconds: time spent reading frames, in the net (scaling included), counting and keeping pictures.
+        draws: number of bootstrap draws for the intervals; 0 for none.
+        seed: random seed of the draws; the same seed draws the same frames for every model.
     """
 
     dataset: str
@@ -108,13 +108,13 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Metric -> value in 0..1, of `area_ratio` above too, in reading order; see `protocols.LABELS` for what each is."""
+        """Metric -> value in 0..1 (`area_ratio` can exceed 1), in reading order; `protocols.LABELS` explains each."""
         whole = np.ones((1, len(self.frames)))
         return {name: float(values[0]) for name, values in self._scored(whole).items()}
 
     @cached_property
     def samples(self) -> dict[str, Floats]:
-        """Metric -> float64 (draws,): its values when as many frames are drawn with replacement; empty without draws."""
+        """Metric -> float64 (draws,): its values on the bootstrap draws of the frames; empty without draws."""
         start = perf_counter()
         found = sampled(self._scored, len(self.frames), self.draws, self.seed)
         self.seconds["intervals"] = perf_counter() - start
@@ -122,13 +122,13 @@ class Evaluation:
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Metric -> the interval that holds 95 % of its samples."""
+        """Metric -> its 95 % bootstrap (percentile) interval."""
         return {name: interval(values) for name, values in self.samples.items()}
 
     def difference(self, other: Evaluation, name: str) -> tuple[float, Interval | None]:
-        """How far this model's score `name` is above another's on the same frames, and the interval of that.
+        """This model's score `name` minus another's on the same frames, and the interval of the difference.
 
-        Both are drawn with the same frames, so that what is hard for both does not widen it.
+        The bootstrap is paired: both use the same draws, so that frames hard for both do not widen the interval.
         """
         if [frame.name for frame in self.frames] != [frame.name for frame in other.frames]:
             raise ValueError("wanted two evaluations of the same frames")
@@ -154,11 +154,11 @@ class Evaluation:
 
     @property
     def crack_share(self) -> float:
-        """The share of all pixels that is labelled crack."""
+        """The fraction of all pixels that is labelled as crack."""
         return float(sum(frame.strict.truth for frame in self.frames) / self.pixels)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under stable names; `scores` is what a `ModelSpec` keeps under the name of its test list."""
+        """JSON-ready values under stable names; `scores` is what a `ModelSpec` stores by the name of its test list."""
         return {
             "dataset": self.dataset,
             "model": self.model,
@@ -177,7 +177,7 @@ class Evaluation:
         }
 
     def frame_rows(self) -> list[dict[str, Any]]:
-        """One row a frame, at the model's threshold: how much is labelled, fires and is wrong, and its F1."""
+        """One row per frame, at the model's threshold: pixels predicted and labelled as crack, and F1 by tolerance."""
         level, rows = threshold_level(self.threshold), []
         for frame in self.frames:
             row: dict[str, Any] = {"dataset": self.dataset, "model": self.model, "frame": frame.name}
@@ -205,12 +205,12 @@ def evaluate(
     draws: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Run `detector` over `dataset` and count; some 30 kB a frame are kept, whatever its size.
+    """Evaluate `detector` on `dataset`; about 30 kB are kept per frame, whatever its size.
 
-    `track` wraps the frames on their way, for example in a progress bar; `witness` is shown each frame with its answer and
-    its counts; `name` is the model's in tables.
-    Raises FrameError when the detector answers in another type or size than the frame's, or no mask has a crack, and what
-    reading a frame raises.
+    `track` wraps the iterable of frames, for example in a progress bar; `witness` is called with each frame, its crack
+    probability and its counts; `name` is the model's name in tables.
+    Raises FrameError when the detector's output has another type or size than the frame's, or no mask has a crack, and
+    what reading a frame raises.
     """
     if dataset.has_masks and not any(frame.mask is not None and frame.mask.any() for frame in dataset):
         raise FrameError(
@@ -240,7 +240,7 @@ def evaluate(
 
 
 def _count(frame: LabelledFrame, probability: NDArray[np.uint8], level: int) -> FrameCounts:
-    # A frame without labels counts as one without cracks: what is predicted there is the same.
+    # An unlabelled frame is counted like one without cracks: the predicted pixels are the same.
     mask = np.zeros(frame.image.shape[:2], np.bool_) if frame.mask is None else frame.mask
     within = metrics.counts_within(probability, mask, TOLERANCES.values())
     patches = metrics.patch_counts(probability, mask)

@@ -1,4 +1,4 @@
-"""Evaluations as text: for each data set the metrics in rows, the models side by side."""
+"""Evaluations as text tables: for each data set, metrics in rows and models side by side."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from edgecrack.evaluation.false_alarms import KINDS
 from edgecrack.evaluation.protocols import BLOCKS, LABELS
 from edgecrack.evaluation.scores import Evaluation
 
-HEADLINES = ("best_f1", "best_f1_2px", "f1_2px", "average_precision")  # what models are compared by
-Row = tuple[str, list[str]]  # a label, and what stands under each model
+HEADLINES = ("best_f1", "best_f1_2px", "f1_2px", "average_precision")  # scores by which models are compared
+Row = tuple[str, list[str]]  # a label, and the cell of each model
 
 
 def by_dataset(evaluations: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
@@ -22,7 +22,7 @@ def by_dataset(evaluations: Iterable[Evaluation]) -> dict[str, list[Evaluation]]
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
-    """All that is known of models on one data set."""
+    """The table of all results of models on one data set."""
     first = evaluations[0]
     title = f"{', '.join(evaluation.model for evaluation in evaluations)} on {first.dataset}: {about(first)}"
     blocks = [about_models(evaluations), *_scores(evaluations), *_compared(evaluations), _false_alarms(evaluations)]
@@ -35,14 +35,14 @@ def table(evaluations: Sequence[Evaluation]) -> str:
 
 
 def about(evaluation: Evaluation) -> str:
-    """What was scored: how many frames and pixels, and how much of them is crack."""
+    """The data that was scored: numbers of frames and pixels, and the share of crack pixels."""
     crack = f", {evaluation.crack_share:.2%} of them crack" if evaluation.labelled else ", without masks"
     frames = f"{len(evaluation.frames)} frame{'s' * (len(evaluation.frames) != 1)}"
     return f"{frames}, {evaluation.pixels / 1e6:.1f} million pixels{crack}"
 
 
 def written(evaluation: Evaluation, name: str) -> str:
-    """A score as tables have it, with its interval where there is one."""
+    """A score formatted for tables, with its interval if there is one."""
     places = 3 if name.endswith("threshold") else 4
     if name == "fired_share":
         text, ends = f"{evaluation.scores[name]:.4%}", tuple(f"{end:.3%}" for end in evaluation.intervals.get(name, ()))
@@ -53,14 +53,14 @@ def written(evaluation: Evaluation, name: str) -> str:
 
 
 def compared(evaluation: Evaluation, first: Evaluation, name: str) -> str:
-    """A score against the first model's, on the same frames."""
+    """The difference of a score from the first model's on the same frames, formatted for tables."""
     apart, ends = evaluation.difference(first, name)
     form = "+.4%" if name == "fired_share" else "+.4f"
     return f"{apart:{form}}" + (f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else "")
 
 
 def about_models(evaluations: Sequence[Evaluation]) -> list[Row]:
-    """What each model is, and last how long it took."""
+    """Rows describing each model; the last is how long it took."""
     return [
         ("net, precision", [f"{each.spec.name}, {each.spec.precision}" for each in evaluations]),
         ("size it takes", [str(each.spec.input_frame) for each in evaluations]),

@@ -1,1 +1,1 @@
-"""From a trained net to ONNX, to half precision and to an engine, each step held to what the step before answers."""
+"""Export of a trained net to ONNX, to half precision and to an engine, each step checked against the one before."""

@@ -1,6 +1,6 @@
-"""Fitting frames as part of a graph: what `edgecrack.fitting` does on the host, in operators that engines run.
+"""Fitting of frames inside a graph: what `edgecrack.fitting` does on the host, in operators that engines run.
 
-Exported, it is Cast, Slice, AveragePool, Resize and Gather, in float32.
+It is exported as Cast, Slice, AveragePool, Resize and Gather, in float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from edgecrack.fitting import HALF, Fit
 
 
 def fitted(frames: Tensor, fit: Fit) -> Tensor:
-    """uint8 (N, H, W, 3 or 4) BGR or BGRx -> float32 (N, h, w, 3) BGR, whole numbers in 0..255, as `Fit.apply`."""
+    """uint8 (N, H, W, 3 or 4) BGR or BGRx -> float32 (N, h, w, 3) BGR, integers in 0..255, as `Fit.apply`."""
     image = frames.to(torch.float32)[..., :3]
     if fit.is_exact:
         return image
@@ -23,7 +23,7 @@ def fitted(frames: Tensor, fit: Fit) -> Tensor:
 
 
 def scaled_back(levels: Tensor, fit: Fit) -> Tensor:
-    """float32 (N, 1, h, w) in 0..255 -> float32 (N, 1, H, W), yet to be rounded, as `Fit.undo`."""
+    """float32 (N, 1, h, w) in 0..255 -> float32 (N, 1, H, W), not yet rounded, as `Fit.undo`."""
     if fit.is_exact:
         return levels
     scaled = linear(rounded(levels[:, :, : fit.inner_height, : fit.inner_width]), *fit.covered)
@@ -31,26 +31,26 @@ def scaled_back(levels: Tensor, fit: Fit) -> Tensor:
 
 
 def shrink(image: Tensor, height: int, width: int) -> Tensor:
-    """(N, C, H, W) -> (N, C, height, width) by exact halving as long as it goes, then linear; rounded as uint8 is."""
+    """(N, C, H, W) -> (N, C, height, width) by exact halving while possible, then bilinearly; rounded like uint8."""
     while image.shape[2] >= 2 * height and image.shape[3] >= 2 * width:
         image = rounded(F.avg_pool2d(image, 2))
     return image if image.shape[2:] == (height, width) else rounded(linear(image, height, width))
 
 
 def rounded(image: Tensor) -> Tensor:
-    """To whole numbers, as the host's uint8 images are at every step."""
+    """Round to integers, as the host's uint8 images are at every step."""
     return torch.floor(image + float(HALF))
 
 
 def linear(image: Tensor, height: int, width: int) -> Tensor:
-    """(N, C, H, W) -> (N, C, height, width); the same tensor where it has that size."""
+    """Bilinear (N, C, H, W) -> (N, C, height, width); the same tensor if it has that size."""
     if image.shape[2:] == (height, width):
         return image
     return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def extended(image: Tensor, axis: int, length: int) -> Tensor:
-    """`image` continued along `axis` up to `length` by its last row or column."""
+    """Pad `image` along `axis` to `length` with its last row or column."""
     size = image.shape[axis]
     if size == length:
         return image
@@ -58,9 +58,9 @@ def extended(image: Tensor, axis: int, length: int) -> Tensor:
 
 
 def mirrored(image: Tensor, axis: int, length: int) -> Tensor:
-    """`image` continued along `axis` up to `length` by reflection, which may come back and forth more than once.
+    """Pad `image` along `axis` to `length` by reflection, back and forth as often as needed.
 
-    By index, since a Pad may not be longer than what it reflects.
+    By indexing, since a Pad may not be longer than what it reflects.
     """
     size = image.shape[axis]
     if size == length:

@@ -1,4 +1,4 @@
-"""From a torch net to an ONNX graph that takes raw frames."""
+"""Export of a torch net to an ONNX graph that takes raw frames."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from edgecrack.models.cacpnet import Attention
 from edgecrack.onnx_graph import write_onnx
 from edgecrack.spec import INPUT, OUTPUT, FrameSpec, ModelSpec
 
-OPSET = 18  # TensorRT 10.3's parser (JetPack 6) takes it, and torch's exporter starts there
+OPSET = 18  # supported by TensorRT 10.3's parser (JetPack 6), and the lowest of torch's exporter
 
 
 class Deployable(nn.Module):
-    """A net with everything around it: uint8 (N, H, W, C) frames -> uint8 (N, H, W) crack probability, 0..255.
+    """A net with pre- and postprocessing: uint8 (N, H, W, C) frames -> uint8 (N, H, W) crack probability, 0..255.
 
-    C is 3 (BGR) or 4 (BGRx); H and W are those of `fit`, which takes them to the net's size and back.
+    C is 3 (BGR) or 4 (BGRx); H and W are those of `fit`, which scales frames to the net's size and the result back.
     """
 
     def __init__(self, net: CrackNet, fit: Fit) -> None:
@@ -52,11 +52,11 @@ class Deployable(nn.Module):
 def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[str]) -> Path:
     """Write `model` to `path` as ONNX in float32: `frames` uint8 (N, H, W, C) -> `probability` uint8 (N, H, W).
 
-    N, H, W and C are `spec.input_shape`, fixed: with a `spec.camera` the graph fits its frames to `spec.frame` and
-    scales the answer back, as `edgecrack.fitting` does on the host. `model` is not altered; it is exported in evaluation mode.
-    Weights keep their parameter names, whatever the size, with "net." in front.
+    N, H, W and C are static, from `spec.input_shape`; with a `spec.camera` the graph fits its frames to `spec.frame`
+    and scales the result back, as `edgecrack.fitting` does on the host. `model` is not changed; a copy is exported in
+    evaluation mode. Weights keep their parameter names at any size, prefixed with "net.".
     Raises SpecError when `model` is not the net that `spec` names or the size does not fit it, ExportError when torch
-    or ONNX cannot do it, SourceError when the file cannot be written.
+    or ONNX fails, SourceError when the file cannot be written.
     """
     if not isinstance(model, model_class(spec.name)):
         raise SpecError(f"the spec names {spec.name}, the model is a {type(model).__name__}")
@@ -74,9 +74,9 @@ def onnx_from_model(model: CrackNet, spec: ModelSpec, path: str | os.PathLike[st
 def reference_from_model(
     model: CrackNet, frame: FrameSpec | None = None
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What an export of `model` must answer: a function from uint8 (N, H, W, 3) BGR to uint8 (N, H, W), in torch.
+    """The torch reference for an export of `model`: a function from uint8 (N, H, W, 3) BGR to uint8 (N, H, W).
 
-    The net runs at `frame`, to which other frames are fitted on the host; without one, at the frames' own size.
+    The net runs at `frame`, to which frames of other sizes are fitted on the host; by default, at the frames' own size.
     """
     net = copy.deepcopy(model)
 
@@ -92,11 +92,11 @@ def reference_from_model(
 
 
 def exportable(model: CrackNet) -> CrackNet:
-    """A copy of `model`, in evaluation mode, that computes the same without batch norms and without pool indices."""
+    """A copy of `model`, in evaluation mode, that computes the same without batch norms and pooling indices."""
     net = copy.deepcopy(model).eval()
     unpooling = getattr(net, "unpooling", None)
     if unpooling is not None and unpooling.form == "index":
-        unpooling.form = "mask"  # equal bit by bit, and made of operators that ONNX parsers take
+        unpooling.form = "mask"  # bit-identical, and built from operators that ONNX parsers support
     for module in list(net.modules()):
         if isinstance(module, Attention):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
@@ -133,7 +133,7 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
                 raise RuntimeError("torch gave no program")
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch adds pages of advice to it
+        cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
         raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {cause}") from error
     if not same:
         raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
@@ -142,7 +142,7 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hush the exporter's warnings, on operators of other packages and on its own internals."""
+    """Silence the exporter's warnings about other packages' operators and its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Whether an exported graph still answers what the net answers."""
+"""Parity checks: whether an exported graph still gives the same output as the net."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Reference = Callable[[Images], Images]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artefact is from its reference.
+    """Deviation of an exported model from its reference.
 
     Attributes:
-        spec: what the artefact is.
-        frames: how many were compared.
-        within: share of the pixels whose probability is at most 1/255 off.
+        spec: spec of the exported model.
+        frames: number of frames compared.
+        within: fraction of pixels whose probability is off by at most 1/255.
         largest: the largest difference, in 1/255.
-        f1: of its mask against the reference's at the threshold, all frames pooled; 1 where both are empty.
+        f1: F1 of its mask against the reference's at the threshold, all frames pooled; 1 if both are empty.
     """
 
     spec: ModelSpec
@@ -42,25 +42,25 @@ class Parity:
 
 @dataclass(frozen=True)
 class Bound:
-    """The least share of pixels within 1/255, and the least mask F1."""
+    """Minimum fraction of pixels within 1/255, and minimum mask F1."""
 
     within: float
     f1: float
 
 
-# Max-unpooling moves a whole value when two candidates are equal but for the last bit, so that no rounding bounds a
-# pixel of scnet and cacpnet; where little is crack, a few of them weigh in the mask. Reduced precision is held to its
-# mask: of a crack two pixels wide, F1 0.9 is what is left when one pixel in ten is on the other side of the threshold.
+# Max-unpooling moves a whole value when two candidates differ only in the last bit, so that rounding does not bound the
+# error of a pixel of scnet and cacpnet; where there is little crack, a few such pixels matter in the mask. Reduced
+# precision is held to its mask alone: F1 is 0.9 when one pixel in ten of a crack two pixels wide crosses the threshold.
 EXACT = Bound(within=1.0, f1=0.999)
 UNPOOLED = Bound(within=0.999, f1=0.995)
-# Where the graph fits its frames itself, an engine that rounds a scaled pixel the other way hands the net another level,
-# one in 255; for thin cracks it may be off by one mask pixel in a hundred.
+# Where the graph fits its frames itself, an engine that rounds a scaled pixel the other way changes the net's input by
+# one grey level; for thin cracks one mask pixel in a hundred may then differ.
 FITTED = Bound(within=0.0, f1=0.99)
 REDUCED = {"fp16": Bound(0.0, 0.99), "int8": Bound(0.0, 0.9), "int8-fp16": Bound(0.0, 0.9)}
 
 
 def bound_of(spec: ModelSpec) -> Bound:
-    """What an artefact with this spec is held to against the float32 net."""
+    """The bound that an exported model with this spec must keep against the float32 net."""
     if spec.precision != "fp32":
         return REDUCED[spec.precision]
     if spec.camera:
@@ -73,9 +73,9 @@ def parity(
 ) -> Parity:
     """Compare the graph in `onnx_path`, on ONNX Runtime, with `reference` over `frames`.
 
-    `reference` takes uint8 (N, H, W, 3) BGR and answers uint8 (N, H, W); `frames` are uint8 (H, W, 3) BGR of the size
-    that the graph takes, at least one; masks are cut at `threshold`, in (0, 1]. Raises SpecError for a file that is not
-    ours or no frame.
+    `reference` maps uint8 (N, H, W, 3) BGR to uint8 (N, H, W); `frames`, at least one, are uint8 (H, W, 3) BGR of the
+    graph's input size; masks are thresholded at `threshold`, in (0, 1]. Raises SpecError for a file that is not ours or
+    without frames.
     """
     _, spec = read_onnx(onnx_path)
     if not frames:
@@ -95,10 +95,10 @@ def parity(
 
 
 def check_half(onnx_path: str | os.PathLike[str], frames: Sequence[Images]) -> None:
-    """Hold the graph in `onnx_path` to what half precision can hold, over `frames`, which are as for `parity`.
+    """Check that no float16 value of the graph in `onnx_path` comes near overflow on `frames`, as for `parity`.
 
-    ONNX Runtime's CPU computes half precision in float32, so that `parity` cannot see a value overflow that becomes infinite
-    on a GPU. Raises ExportError when one reaches half of the greatest that there is: other frames may reach further.
+    ONNX Runtime computes half precision in float32 on a CPU, so that `parity` misses values that overflow to infinity
+    on a GPU. Raises ExportError when a value reaches half of the float16 maximum, since other frames may go further.
     """
     model, spec = read_onnx(onnx_path)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
@@ -119,7 +119,7 @@ def check_half(onnx_path: str | os.PathLike[str], frames: Sequence[Images]) -> N
 
 
 def enforce(result: Parity) -> None:
-    """Raise AccuracyError when `result` is below the bound of its kind."""
+    """Raise AccuracyError when `result` is below the bound of its spec."""
     bound = bound_of(result.spec)
     short = [
         f"{name} is {got:.4f}, wanted {wanted}"
@@ -137,7 +137,7 @@ def enforce(result: Parity) -> None:
 
 
 def _batches(frames: Sequence[Images], size: int) -> Iterator[Images]:
-    """Stacks of `size`, the last one filled up with its last frame."""
+    """Batches of `size` frames, the last one padded with its last frame."""
     for start in range(0, len(frames), size):
         images = list(frames[start : start + size])
         yield np.stack(images + images[-1:] * (size - len(images)))

@@ -1,4 +1,4 @@
-"""Half precision written into an ONNX graph."""
+"""Conversion of an ONNX graph to half precision."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edgecrack.errors import ExportError, SpecError
 from edgecrack.onnx_graph import array, constants, is_layer, prepared, read_onnx, write_onnx
 from edgecrack.spec import OUTPUT
 
-QDQ_OPSET = 19  # the first in which scales may be float16
-# sums over the image or over channels, which half precision would lose
+QDQ_OPSET = 19  # the first opset in which scales may be float16
+# sums over the image or over channels, which would lose too much in half precision
 WIDE = {"InstanceNormalization", "Softmax", "ReduceLogSumExp", "ReduceMean", "ReduceSum", "Exp", "Log"}
 _LIMITS = np.finfo(np.float16)
 
@@ -23,9 +23,9 @@ _LIMITS = np.finfo(np.float16)
 def fp16_from_onnx(onnx_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Write the fp32 or int8 graph in `onnx_path` to `path` with float16 in place of float32.
 
-    Frames and probabilities stay uint8. Float32 stay what prepares the image, instance norms and softmaxes, and all
-    that follows the last layers: upsampling, sigmoid, the way to 0..255. An int8 graph keeps its Q/DQ nodes, whose
-    scales become float16, and becomes "int8-fp16".
+    Frames and probabilities stay uint8. Image preparation, instance norms, softmaxes and all that follows the last
+    layers (upsampling, sigmoid, scaling to 0..255) stay float32. An int8 graph keeps its Q/DQ nodes, with float16
+    scales, and becomes "int8-fp16".
     Raises SpecError for a graph that cannot be converted, ExportError when a weight or a scale does not fit float16.
     """
     model, spec = read_onnx(onnx_path)
@@ -41,7 +41,7 @@ def fp16_from_onnx(onnx_path: str | os.PathLike[str], path: str | os.PathLike[st
 
 
 def _convert(model: ModelProto) -> None:
-    """Halve what every node but the wide ones reads and writes, with one cast for each tensor that crosses over."""
+    """Convert what all nodes but the wide ones read and write to float16, with one cast per tensor that crosses."""
     floats, wide, known = _float_tensors(model), _wide_tensors(model), constants(model)
     half: set[str] = set()
     crossed: set[str] = set()
@@ -72,14 +72,14 @@ def _convert(model: ModelProto) -> None:
 
 
 def _float_tensors(model: ModelProto) -> set[str]:
-    """The names of all float32 tensors, constant or not."""
+    """The names of all float32 tensors, constants included."""
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     return values | {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
 
 
 def _wide_tensors(model: ModelProto) -> set[str]:
-    """The tensors written by nodes that stay float32."""
+    """The names of the tensors written by nodes that stay float32."""
     wide, known = prepared(model), constants(model)
     tail = {OUTPUT}
     for node in reversed(model.graph.node):
@@ -98,7 +98,7 @@ def _retype_cast(node: NodeProto) -> None:
 
 
 def _halved(tensor: TensorProto, name: str, node: NodeProto) -> TensorProto:
-    """A float16 copy. Raises ExportError when a value is too great, or when a scale is too small to be exact."""
+    """A float16 copy. Raises ExportError when a value is too large, or a scale too small to be exact."""
     values = array(tensor).astype(np.float32)
     scale = node.op_type in ("QuantizeLinear", "DequantizeLinear")
     if np.abs(values).max(initial=0) > _LIMITS.max or (scale and values.min() < _LIMITS.tiny):

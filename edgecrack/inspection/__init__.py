@@ -1,4 +1,4 @@
-"""What ruins training, found by looking at a data set."""
+"""Inspection of data sets for problems that would ruin training."""
 
 from edgecrack.inspection.findings import KINDS, Inspection, inspect
 from edgecrack.inspection.frames import Frame

@@ -1,4 +1,4 @@
-"""Whether a mask lies on its cracks: where in its neighbourhood the image is darkest along it."""
+"""Alignment of masks with their cracks, judged by the shift at which the image is darkest along the mask."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from edgecrack.fitting import resize
 
-REACH = 24  # pixels around its place that a mask is tried at
-LARGEST = 1024  # longer frames are looked at smaller
-_LINE = 17  # pixels; wider than this a dark thing is no line
+REACH = 24  # pixels by which a mask is shifted at most
+LARGEST = 1024  # pixels; longer frames are scaled down
+_LINE = 17  # pixels; dark structures wider than this are no lines
 _LEAST_CRACK = 50  # pixels
-_CLEAR = 5.0  # deviations above what any place gives, below which nothing can be told
-_RIDGE = 0.9  # a crack that runs straight looks the same further along: places this good are as good as the best
-_DOUBT = 0.6  # the place of a good mask is better than this
+_CLEAR = 5.0  # median deviations above the median shift; below, no verdict
+_RIDGE = 0.9  # a straight crack looks the same when shifted along itself: shifts this good count as the best
+_DOUBT = 0.6  # a good mask is better than this at its own place
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the cracks lie as seen from the mask, in pixels of the frame: to the right and downwards."""
+    """Offset of the cracks from the mask, in pixels of the frame: to the right and downwards."""
 
     right: float
     down: float
@@ -39,10 +39,11 @@ class Shift:
 
 
 def shift_of(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Shift | None:
-    """How far the cracks of an image lie from its mask; None where that cannot be told.
+    """Estimate how far the cracks of an image lie from its mask; None if that cannot be told.
 
-    It goes by dark lines, so that it can be told of nearly every frame in which one sees the crack and of few others.
-    Shifts under about 4 pixels pass for good ones, those beyond 24 pixels (of a frame scaled to at most 1024) are not found.
+    It relies on dark lines, so that it works for nearly every frame in which the crack can be seen and for few others.
+    Shifts under about 4 pixels count as aligned, those beyond 24 pixels (of a frame scaled to at most 1024) are not
+    found.
 
     Args:
         image: uint8 (H, W, 3) BGR.
@@ -64,11 +65,11 @@ def shift_of(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Shift | None:
 def _dark_lines(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     kernel = np.ones((_LINE, _LINE), np.uint8)
     lines = cv2.morphologyEx(cv2.GaussianBlur(grey, (0, 0), 1.0), cv2.MORPH_BLACKHAT, kernel).astype(np.float32)
-    return np.asarray(np.minimum(lines, np.percentile(lines[::4, ::4], 99)), np.float32)  # one black hole is no crack
+    return np.asarray(np.minimum(lines, np.percentile(lines[::4, ::4], 99)), np.float32)  # a black hole is no crack
 
 
 def _judged(darkness: NDArray[np.float32], reach: int, scale: float) -> Shift | None:
-    """The dark place nearest to the mask's own: up from where it is about as dark as the darkest."""
+    """The dark shift nearest to zero: hill climbing from the nearest one that is about as dark as the darkest."""
     usual = np.median(darkness)
     clear = (darkness - usual) / max(float(np.median(np.abs(darkness - usual))), 1e-6)
     best = float(clear.max())

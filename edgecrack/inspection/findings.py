@@ -1,4 +1,4 @@
-"""What is wrong with a data set: its frames looked at one by one, and against each other."""
+"""Problems of a data set, found by checking its frames one by one and against each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgecrack.inspection.frames import Frame, look_at
 from edgecrack.inspection.likeness import Waves, alike
 from edgecrack.layouts import Pairs, find_pairs, splits_of
 
-FEW = 0.05  # of the masks: what is wrong with so few is no fault of the whole data set
+FEW = 0.05  # of the masks: problems of fewer than this are not blamed on the data set
 
 # kind -> whether it ruins training, what it means
 KINDS: dict[str, tuple[bool, str]] = {
@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[bool, str]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: its kind, the files that show it and what it is in words."""
+    """One problem: its kind, the files affected and a description."""
 
     kind: str
     files: tuple[Path, ...]
@@ -54,13 +54,13 @@ class Problem:
         return KINDS[self.kind][0]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under stable names."""
+        """JSON-ready values under stable names."""
         return {"kind": self.kind, "ruins": self.ruins, "files": [str(path) for path in self.files], "what": self.what}
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a data set."""
+    """The result of inspecting a data set."""
 
     name: str
     layout: str
@@ -75,12 +75,12 @@ class Inspection:
 
     @cached_property
     def by_kind(self) -> dict[str, list[Problem]]:
-        """The problems of each kind that there is, the worst first."""
+        """The problems by kind, the worst kind first."""
         found = {kind: [problem for problem in self.problems if problem.kind == kind] for kind in KINDS}
         return {kind: problems for kind, problems in found.items() if problems}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under stable names."""
+        """JSON-ready values under stable names."""
         splits = dict.fromkeys(frame.split for frame in self.frames)
         return {
             "dataset": self.name,
@@ -91,7 +91,7 @@ class Inspection:
         }
 
     def rows(self) -> list[str]:
-        """Lines to print."""
+        """The report as lines to print."""
         lines = [f"{self.name}: {self.layout}, {len(self.frames)} frames"]
         lines.append(f"  {'split':<8}{'frames':>8}{'with crack':>12}{'crack pixels':>14}{'width':>8}  sizes")
         for split, found in self.to_json()["splits"].items():
@@ -119,10 +119,10 @@ Track = Callable[[Iterable[Frame], int], Iterable[Frame]]
 
 
 def inspect(path: Path, track: Track = lambda frames, _: frames) -> Inspection:
-    """Look at every frame of the data set at `path`, as many at a time as there are cores.
+    """Inspect every frame of the data set at `path`, as many at a time as there are cores.
 
-    `track` wraps the frames on their way, with their count, for example in a progress bar.
-    Raises SourceError where there is no data set.
+    `track` wraps the iterable of frames, given their count, for example in a progress bar.
+    Raises SourceError if there is no data set.
     """
     path = path.resolve()
     splits = splits_of(path)
@@ -134,7 +134,7 @@ def inspect(path: Path, track: Track = lambda frames, _: frames) -> Inspection:
     try:
         frames = tuple(track(pool.map(lambda frame: look_at(*frame), wanted), len(wanted)))
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for no more than the frames at hand
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits only for the frames being read
     labelled = all(pairs.masks is not None for pairs in parts.values())
     problems = [*_of_files(parts), *_of_frames(frames), *_alike(frames)]
     if labelled and not any(frame.crack_share for frame in frames):
@@ -150,7 +150,7 @@ def _listed(split: str, pairs: Pairs) -> list[tuple[str, Path, Path | None]]:
 
 def _of_files(parts: dict[str, Pairs]) -> list[Problem]:
     found = [Problem("unpaired", (path,), what) for pairs in parts.values() for path, what in pairs.unpaired]
-    # A list may leave masks out, and a split those of the others.
+    # A list may leave out masks, and a split leaves out those of the other splits.
     if "" in parts or not any(pairs.layout == "images and masks" for pairs in parts.values()):
         unused = set.intersection(*({*pairs.unused} for pairs in parts.values()))
         found += [Problem("without image", (mask,), "no image has its name") for mask in sorted(unused)]
@@ -168,13 +168,13 @@ def _of_frames(frames: Sequence[Frame]) -> list[Problem]:
 
 
 def _files(frame: Frame, kind: str) -> tuple[Path, ...]:
-    """The image of a frame and its mask; the mask first where the problem is its own."""
+    """The image of a frame and its mask; the mask first if the problem is in it."""
     files = tuple(path for path in (frame.image, frame.mask) if path)
     return files[::-1] if kind in ("was JPEG", "not binary", "read as empty") else files
 
 
 def _alike(frames: Sequence[Frame]) -> list[Problem]:
-    """Pictures of the same: in two splits, or twice in a data set without splits."""
+    """Near-duplicate images: in two splits, or twice in a data set without splits."""
     seen: dict[str, list[tuple[Path, Waves]]] = {}
     for frame in frames:
         if frame.waves is not None:
@@ -205,7 +205,7 @@ def _first_of_each(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _summary(frames: Sequence[Frame]) -> dict[str, Any]:
-    """What one split is like. The share of crack pixels is that of all its pixels."""
+    """Statistics of one split; the share of crack pixels is over all its pixels."""
     sizes = Counter(f"{frame.size[1]}x{frame.size[0]}" for frame in frames if frame.size)
     areas = np.array([frame.size[0] * frame.size[1] if frame.size else 0 for frame in frames], float)
     shares = np.array([frame.crack_share for frame in frames])

@@ -1,4 +1,4 @@
-"""What can be told of one labelled frame by looking at it."""
+"""Inspection of a single labelled frame."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from edgecrack.images import read_grey, read_image
 from edgecrack.inspection.alignment import Shift, shift_of
 from edgecrack.inspection.likeness import Waves, waves_of
 
-INVERTED = 0.5  # share of crack above which background and crack have changed places
+INVERTED = 0.5  # share of crack above which background and crack are taken to be swapped
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame and what is wrong with it.
+    """One frame and its problems.
 
     Attributes:
         split: "" in a data set without splits.
-        image: its file.
-        mask: its file, None where the data set has no masks.
-        size: (height, width), None where the image could not be read.
-        crack_share: of its pixels.
-        crack_width: in pixels, the mean along its cracks; 0 without any.
-        shift: of the cracks from the mask, None where it cannot be told.
-        waves: what it looks like, None where the image could not be read.
-        problems: kind of problem -> what it is here; the kinds are those of `findings.KINDS`.
+        image: image file.
+        mask: mask file, None if the data set has no masks.
+        size: (height, width), None if the image could not be read.
+        crack_share: fraction of crack pixels.
+        crack_width: mean width along its cracks, in pixels; 0 without any.
+        shift: offset of the cracks from the mask, None if it cannot be told.
+        waves: perceptual hash, None if the image could not be read.
+        problems: kind of problem, as in `findings.KINDS` -> description.
     """
 
     split: str
@@ -46,7 +46,7 @@ class Frame:
 
 
 def look_at(split: str, path: Path, mask_path: Path | None) -> Frame:
-    """Read a frame and its mask, and judge them; a file that cannot be read is a problem and no error."""
+    """Read and check a frame and its mask; a file that cannot be read is a problem, not an error."""
     try:
         image = read_image(path)
         mask = None if mask_path is None else read_labels(mask_path)
@@ -72,7 +72,7 @@ def look_at(split: str, path: Path, mask_path: Path | None) -> Frame:
 
 
 def _of_levels(path: Path) -> dict[str, str]:
-    """What is wrong with the grey values of a mask."""
+    """Problems of the grey values of a mask."""
     if path.suffix.lower() == ".mat":
         return {}
     levels = np.flatnonzero(np.bincount(read_grey(path).reshape(-1), minlength=256))
@@ -89,12 +89,12 @@ def _of_levels(path: Path) -> dict[str, str]:
 
 
 def _rings(levels: NDArray[np.intp]) -> bool:
-    """Whether there are the values next to black and to white that JPEG leaves beside edges, in a PNG too."""
+    """Whether there are values close to black and white, as JPEG ringing leaves beside edges, even in a later PNG."""
     return len(levels) > 2 and 0 < levels[levels > 0][0] < 10 and levels[levels < 255][-1] > 245
 
 
 def _width(mask: NDArray[np.bool_]) -> float:
-    """The area of the cracks over half the way around them; single pixels, which have none, are left out."""
+    """Mean crack width: area over half the perimeter; single pixels, which have no perimeter, are left out."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     around = sum(cv2.arcLength(outline, True) for outline in outlines)
     single = sum(len(outline) == 1 for outline in outlines)

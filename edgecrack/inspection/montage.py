@@ -1,4 +1,4 @@
-"""The frames of an inspection in one picture: those with problems, kind by kind, and typical ones."""
+"""A montage of the frames of an inspection: those with problems, kind by kind, and typical ones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _row(title: str, frames: Sequence[Frame]) -> Picture:
 
 
 def _tile(frame: Frame, close: bool) -> Picture:
-    """The whole frame, or what is `close` around the middle of its cracks, a pixel for a pixel."""
+    """The whole frame or, if `close`, the surroundings of the centre of its cracks at full resolution."""
     tile = np.full((_TALL, _WIDE, 3), 30, np.uint8)
-    with suppress(SourceError, FrameError):  # the mask may be what cannot be read
+    with suppress(SourceError, FrameError):  # the mask may be unreadable
         image, mask = read_image(frame.image), None
         if frame.mask:
             mask = read_labels(frame.mask)

@@ -1,4 +1,4 @@
-"""The nets, by name, and their checkpoint files."""
+"""The network architectures, by name, and their checkpoint files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ MODELS: dict[str, type[CrackNet]] = {
 
 
 def model_class(name: str) -> type[CrackNet]:
-    """The class of the net `name`; SpecError naming the known ones otherwise."""
+    """The class of the net called `name`. Raises SpecError, listing the known names, for any other."""
     if name not in MODELS:
         raise SpecError(f"no model {name!r}; the models are {', '.join(MODELS)}")
     return MODELS[name]
 
 
 def build_model(spec: ModelSpec) -> CrackNet:
-    """The net that `spec` describes, with fresh weights. Raises SpecError for an unknown name or switch."""
+    """Build the net that `spec` describes, newly initialised. Raises SpecError for an unknown name or switch."""
     try:
         return model_class(spec.name)(spec.width, **spec.options)
     except TypeError as error:

@@ -12,14 +12,14 @@ from edgecrack.models.blocks import CrackNet, by_stride, choice, initialise, sca
 
 
 class AELFUNet(CrackNet):
-    """A plain U-Net with a deep prediction head (section 3.2, Eq. 2 and 3): no normalisation, nearest upsampling.
+    """Plain U-Net with a deep prediction head (section 3.2, Eq. 2, 3): no normalisation, nearest-neighbour upsampling.
 
     Args:
-        width: multiplies 64-128-256-512-1024 channels and the head's.
+        width: multiplier of the channel counts 64-128-256-512-1024 and of the head's.
         head: "deep" (64, 64, 64, 2, 1), "deep-64" (the same, not scaled by width) or "shallow" (one 1x1 convolution).
-        up: "direct" concatenates the upsampled tensor (Eq. 3); "conv2" halves its channels first by a 2x2 convolution, as
-            the public Keras U-Net does.
-        dropout: 0.5 after the two deepest stages, as the public Keras U-Net has it.
+        up: "direct" concatenates the upsampled tensor (Eq. 3); "conv2" first halves its channels with a 2x2
+            convolution, as the public Keras U-Net does.
+        dropout: whether to apply dropout of 0.5 after the two deepest stages, as in the public Keras U-Net.
     """
 
     stride = 16
@@ -41,7 +41,7 @@ class AELFUNet(CrackNet):
         initialise(self, "he")
         for layer in self.head:
             if isinstance(layer, nn.Conv2d) and layer.out_channels == 2 and layer.bias is not None:
-                nn.init.constant_(layer.bias, 0.1)  # both ReLU channels dead would stop every gradient
+                nn.init.constant_(layer.bias, 0.1)  # if both ReLU channels died, no gradient would flow
 
     def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
         skips: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What two or more nets share: the base class, convolution blocks, max-unpooling and its exact exportable form."""
+"""Building blocks shared by the nets: base class, convolution blocks, max-unpooling and its exact exportable form."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CrackNet(nn.Module, ABC):
-    """A crack net: `forward` takes what `prepare` gives and returns logits, (N, 1, H, W).
+    """Base class of the crack segmentation nets: `forward` maps the output of `prepare` to logits, (N, 1, H, W).
 
     Attributes:
         stride: H and W must be multiples of it.
-        feature_channels: of the maps that `logits_and_features` gives, by their stride.
-        mean, std: of the RGB input in 0..1.
-        projection: what makes embeddings of a decoder's map, of a net that brings it.
-        compact_width: the width at which the full-resolution stage has 16 channels; weights of it are shipped.
+        feature_channels: channel counts of the feature maps that `logits_and_features` returns, by stride.
+        mean, std: for normalising the RGB input in 0..1.
+        projection: projection head from a decoder feature map to embeddings; None unless the net has its own.
+        compact_width: the width at which the full-resolution stage has 16 channels; weights are shipped for it.
     """
 
     stride: int
@@ -33,7 +33,7 @@ class CrackNet(nn.Module, ABC):
     compact_width: ClassVar[float] = 0.25
 
     def prepare(self, rgb: Tensor) -> Tensor:
-        """RGB in 0..1, (N, 3, H, W), normalised as this net was trained."""
+        """Normalise RGB in 0..1, (N, 3, H, W), as this net was trained."""
         mean = rgb.new_tensor(self.mean).view(1, 3, 1, 1)
         std = rgb.new_tensor(self.std).view(1, 3, 1, 1)
         return (rgb - mean) / std
@@ -42,16 +42,16 @@ class CrackNet(nn.Module, ABC):
         return self.stages(x)[0]
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """The final logits first, then the side logits that the loss sees, each (N, 1, H, W)."""
+        """The final logits, then the side logits used by the loss, each (N, 1, H, W)."""
         return self.logits_and_features(x)[0]
 
     @abstractmethod
     def logits_and_features(self, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """What `stages` gives, and the decoder's maps of stride 2, 4 and 8: (N, feature_channels[s], H / s, W / s)."""
+        """The result of `stages`, and decoder maps by stride s = 2, 4, 8: (N, feature_channels[s], H / s, W / s)."""
 
 
 def rgb_from_frames(frames: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) BGR frames -> float32 (N, 3, H, W) RGB in 0..1: the one definition, trained and exported."""
+    """uint8 (N, H, W, 3) BGR frames -> float32 (N, 3, H, W) RGB in 0..1, in training and export alike."""
     return frames.to(torch.float32).permute(0, 3, 1, 2).flip(1) / 255
 
 
@@ -66,30 +66,30 @@ def conv_norm_relu(inputs: int, outputs: int, norm: str, bias: bool) -> nn.Seque
 
 
 def choice(name: str, value: str, *known: str) -> str:
-    """`value` when it is one of `known`; SpecError naming them otherwise."""
+    """Return `value` if it is one of `known`; otherwise raise a SpecError that lists them."""
     if value not in known:
         raise SpecError(f"{name} is one of {', '.join(known)}; got {value!r}")
     return value
 
 
 def scaled(channels: tuple[int, ...], width: float) -> list[int]:
-    """Channel counts times the width multiplier, at least 1."""
+    """Channel counts times the width multiplier, each at least 1."""
     return [max(1, round(count * width)) for count in channels]
 
 
-FEATURE_LEVELS = (1, 2, 3)  # of a decoder, full resolution being 0: the strides 2, 4 and 8
+FEATURE_LEVELS = (1, 2, 3)  # decoder levels, 0 being full resolution: strides 2, 4 and 8
 
 
 def by_stride(channels: list[int]) -> dict[int, int]:
-    """The channels of a decoder's levels, full resolution first, as `CrackNet.feature_channels`."""
+    """`CrackNet.feature_channels` from the channel counts of a decoder's levels, full resolution first."""
     return {2**level: channels[level] for level in FEATURE_LEVELS}
 
 
 def upsample(x: Tensor, scale: int) -> Tensor:
-    """Bilinear by a whole factor, half-pixel centres: (N, C, H, W) -> (N, C, scale x H, scale x W).
+    """Bilinear upsampling by an integer factor, half-pixel centres: (N, C, H, W) -> (N, C, scale x H, scale x W).
 
-    One channel takes a 3x3 convolution to scale x scale phases: equal, and engines run it several times as fast as their
-    interpolation.
+    For one channel it is a 3x3 convolution to scale x scale phases: the same result, which engines compute several
+    times as fast as their interpolation.
     """
     if scale == 1:
         return x
@@ -101,13 +101,13 @@ def upsample(x: Tensor, scale: int) -> Tensor:
 
 
 def _taps(scale: int) -> list[list[float]]:
-    """What each of the `scale` points between two pixel borders takes from the pixel before, its own and the next one."""
+    """Weights of the previous, own and next input pixel for each of the `scale` output samples within a pixel."""
     offsets = [(2 * phase + 1 - scale) / (2 * scale) for phase in range(scale)]
     return [[max(0.0, -offset), 1 - abs(offset), max(0.0, offset)] for offset in offsets]
 
 
 def fused(maps: list[Tensor], fuse: nn.Conv2d) -> Tensor:
-    """`fuse`, a 1x1 convolution to one channel, of (N, 1, H, W) maps, without concatenating them first."""
+    """Apply `fuse`, a 1x1 convolution to one channel, to (N, 1, H, W) maps without concatenating them first."""
     total = maps[0] * fuse.weight[:, 0:1]
     for index, one in enumerate(maps[1:], 1):
         total = total + one * fuse.weight[:, index : index + 1]
@@ -115,17 +115,17 @@ def fused(maps: list[Tensor], fuse: nn.Conv2d) -> Tensor:
 
 
 class Unpooling:
-    """2x2 max-pooling that remembers where each maximum was, and the unpooling that puts it back there.
+    """2x2 max-pooling that records the position of each maximum, and the unpooling that puts values back there.
 
-    Forms: "index" is torch's own; "mask" is equal to it bit by bit and made of operators that ONNX parsers take; "bilinear"
-    remembers nothing and interpolates. Weights trained with index or mask serve both.
+    Forms: "index" is torch's own; "mask" is bit-identical to it and built from operators that ONNX parsers support;
+    "bilinear" records nothing and interpolates. Weights trained with "index" or "mask" work with either.
     """
 
     def __init__(self, form: str) -> None:
         self.form = choice("unpool", form, "index", "mask", "bilinear")
 
     def pool(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(N, C, H, W) -> (N, C, H/2, W/2) and the memory `unpool` wants; H and W even."""
+        """(N, C, H, W) -> (N, C, H/2, W/2) and the `memory` for `unpool`; H and W must be even."""
         if self.form == "index":
             pooled, index = F.max_pool2d(x, 2, return_indices=True)
             return pooled, (index,)
@@ -136,14 +136,14 @@ class Unpooling:
         return pooled, tuple(phase < pooled for phase in phases)
 
     def unpool(self, y: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
-        """(N, C, H/2, W/2) -> (N, C, H, W): each value where its maximum was, zeros elsewhere."""
+        """(N, C, H/2, W/2) -> (N, C, H, W): each value at the position of its maximum, zeros elsewhere."""
         if self.form == "index":
             return F.max_unpool2d(y, memory[0], [2, 2])
         if self.form == "bilinear":
             return upsample(y, 2)
-        # Ties go to the first in row-major order, as in torch: comparing with the upsampled maximum alone would copy tied
-        # values, and after a ReLU all-zero windows tie. Phases along the channels keep engines in their channels-last
-        # layout, in which they compute twice as fast.
+        # Ties go to the first in row-major order, as in torch: comparing with the upsampled maximum alone would repeat
+        # tied values, and all-zero windows after a ReLU are ties. Phases along the channels let engines stay in their
+        # channels-last layout, which is twice as fast.
         n, channels, height, width = y.shape
         phases = []
         for below in memory:
@@ -155,7 +155,7 @@ class Unpooling:
 
 
 def initialise(net: nn.Module, kind: str) -> None:
-    """Weights of every convolution by "he" or "xavier" (normal), biases 0."""
+    """Initialise the weights of every convolution by "he" or "xavier" (normal) and its bias to 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             if kind == "he":

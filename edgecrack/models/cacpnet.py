@@ -22,15 +22,16 @@ from edgecrack.models.blocks import (
 
 
 class CACPNet(CrackNet):
-    """SegNet with attention between the encoder layers (Eq. 1 to 4) and a pyramid over their outputs.
+    """SegNet with attention between the encoder layers (Eq. 1 to 4) and a convolution pyramid over their outputs.
 
     Args:
-        width: multiplies the channels 64-128-256-512-512 and the pyramid's.
-        attention: off for the ablation.
-        attention_out: "full" (one map a channel) or "one".
-        attention_from: "input" of the layer (the image for the first), or its own unpooled "output".
-        softmax: over "channel" or "spatial" positions.
-        pyramid: "sum", "cat" (a quarter of the channels each, then + the last output), "catcat" or "none".
+        width: multiplier of the channel counts 64-128-256-512-512 and of the pyramid's.
+        attention: False for the ablation.
+        attention_out: "full" (one attention map per channel) or "one" (a single map).
+        attention_from: the layer's "input" (the image for the first layer) or its own "output" before pooling.
+        softmax: over the "channel" axis or over "spatial" positions.
+        pyramid: "sum", "cat" (a quarter of the channels each, concatenated and added to the last output), "catcat" (the
+            last output concatenated too) or "none".
         unpool: "index" or "mask", see `Unpooling`.
     """
 
@@ -62,7 +63,7 @@ class CACPNet(CrackNet):
             Attention(i, 1 if one else o, softmax) for i, o in zip(sources, channels, strict=True) if attention
         )
         deep = channels[-1]
-        quarters = [(deep + level) // 4 for level in range(4)]  # together they are `deep`, whatever the width
+        quarters = [(deep + level) // 4 for level in range(4)]  # they add up to `deep` at any width
         lateral = {"sum": [deep] * 4, "cat": quarters, "catcat": quarters, "none": []}[pyramid]
         self.lateral = nn.ModuleList(Lateral(i, o) for i, o in zip(channels, lateral, strict=False))
         self.mix = nn.ModuleList([nn.Conv2d(2 * deep, deep, 1)] if pyramid == "catcat" else [])
@@ -92,7 +93,7 @@ class CACPNet(CrackNet):
         return [x], decoded
 
     def _fuse(self, outputs: list[Tensor]) -> Tensor:
-        """The decoder's input from the five encoder outputs: 1x1 convolution first, then pooling; they do not commute."""
+        """The decoder input from the five encoder outputs: 1x1 convolution, then pooling; the two do not commute."""
         if self.pyramid == "none":
             return outputs[-1]
         levels = []
@@ -108,7 +109,7 @@ class CACPNet(CrackNet):
 
 
 class Lateral(nn.Conv2d):
-    """1x1 convolution to be pooled, whose bias is added afterwards, to the same bits: before it the map is the net's largest."""
+    """1x1 convolution whose bias is added after pooling: bit-identical, and the unpooled map is the net's largest."""
 
     bias: nn.Parameter
 
@@ -134,11 +135,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(x)))
         if self.softmax == "channel":
-            last = torch.softmax(x.permute(0, 2, 3, 1), -1)  # channels last: what inference engines compute in anyway
+            last = torch.softmax(x.permute(0, 2, 3, 1), -1)  # channels last, as inference engines compute anyway
             trained_so = x.is_contiguous(memory_format=torch.channels_last)
             layout = (
                 torch.channels_last if trained_so else torch.contiguous_format
-            )  # another would be copied back and forth
+            )  # any other would be copied back and forth
             return F.max_pool2d(last.permute(0, 3, 1, 2).contiguous(memory_format=layout), 2)
         # maxpool(softmax(x)) = exp(maxpool(x) - logsumexp(x)): exact, and safe in half precision
         return torch.exp(F.max_pool2d(x, 2) - torch.logsumexp(x, (2, 3), keepdim=True))

@@ -24,11 +24,11 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the weights of `net` as `dtype`, with `spec` and what else there is to say `about` it inside, whole or not at all.
+    """Atomically write the weights of `net` as `dtype`, with `spec` and `about` in the metadata.
 
     Raises SpecError when a weight is not finite, SourceError when the file cannot be written.
     """
-    # num_batches_tracked counts training steps: it says nothing of the net
+    # num_batches_tracked counts training steps and says nothing about the net
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
@@ -37,9 +37,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[CrackNet, ModelSpec]:
-    """The net, float32, in evaluation mode, and its spec.
+    """Load a net, in float32 and evaluation mode, and its spec.
 
-    Raises SpecError when `path` is missing, truncated, not a checkpoint of edgecrack, or holds weights of another net.
+    Raises SpecError when `path` is missing, truncated, not an edgecrack checkpoint, or holds weights of another net.
     """
     tensors, metadata = load_tensors(path)
     spec = _spec(path, metadata)
@@ -53,7 +53,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[CrackNet, ModelSpec]:
 
 
 def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
-    """The spec inside a checkpoint or an unfinished run. Raises SpecError as `load_checkpoint` does."""
+    """The spec stored in a checkpoint or an unfinished run. Raises SpecError as `load_checkpoint` does."""
     return _spec(path, load_tensors(path)[1])
 
 
@@ -67,7 +67,7 @@ def _spec(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> ModelSpe
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all. Raises SourceError."""
+    """Write a safetensors file atomically. Raises SourceError."""
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -76,7 +76,7 @@ def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metad
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a safetensors file. Raises SpecError when it cannot be read."""
+    """Load the tensors and metadata of a safetensors file. Raises SpecError when it cannot be read."""
     if not Path(path).is_file():
         raise SpecError(f"no weights {path}")
     try:

@@ -1,4 +1,4 @@
-"""Weights that users bring, since they have licences of their own: HED's, and those of a VGG-16."""
+"""Third-party weights that users supply, since they have their own licences: HED and VGG-16."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from edgecrack.models.hed import HED
 from edgecrack.models.scnet import SCNet
 from edgecrack.spec import ModelSpec
 
-# The public PyTorch port's names -> ours. Its blocks hold, after the first, a pooling layer: their convolutions stand at 1, 3, 5.
+# The public PyTorch port's names -> ours. Its blocks after the first start with a pooling layer, so that their
+# convolutions have the indices 1, 3, 5.
 _PARTS = ("One", "Two", "Thr", "Fou", "Fiv")
 
 
 def load_hed(path: str | os.PathLike[str]) -> HED:
-    """HED from a safetensors file, with our names or those of the public PyTorch port.
+    """Load HED from a safetensors file with our tensor names or those of the public PyTorch port.
 
-    Raises SpecError when it is none, naming the first weight that is missing, or how to convert a file of torch.
+    Raises SpecError when it holds no HED, naming the first missing weight or pointing to how to convert a torch file.
     """
     tensors = _tensors(path)
     hed = HED()
@@ -40,15 +41,15 @@ def load_hed(path: str | os.PathLike[str]) -> HED:
 
 
 def needs_hed(spec: ModelSpec) -> bool:
-    """Whether the net that `spec` describes looks at HED's edges."""
+    """Whether the net that `spec` describes takes HED's edges as input."""
     return spec.options.get("prior") == "hed"
 
 
 def with_hed(net: CrackNet, spec: ModelSpec, path: str | os.PathLike[str] | None) -> ModelSpec:
-    """Attach HED from `path` to a net that needs it; the spec with the hash of that file.
+    """Attach HED from `path` to a net that needs it; returns the spec with the hash of that file.
 
-    Raises SpecError when none is given to a net that needs it or one to a net that does not, and when it is not the file that
-    the net was trained with.
+    Raises SpecError when a net that needs HED gets none, when one that does not gets one, and when the file is not the
+    one that the net was trained with.
     """
     if not (isinstance(net, SCNet) and needs_hed(spec)):
         if path:
@@ -71,8 +72,8 @@ def with_hed(net: CrackNet, spec: ModelSpec, path: str | os.PathLike[str] | None
 def start_from_vgg(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Copy the 13 convolutions of a VGG-16, under torchvision's names, into the encoder of `net`.
 
-    Raises SpecError unless the net has an encoder of that shape: SCNet and CACPNet at width 1. A bias that the net has not
-    is left out, and a first layer that sees an edge prior too gets zeros for it.
+    Raises SpecError unless the net has an encoder of that shape: SCNet and CACPNet at width 1. Biases that the net
+    lacks are skipped; in a first layer that also takes an edge prior, the weights of that channel become 0.
     """
     tensors = _tensors(path)
     order = sorted(
@@ -112,7 +113,7 @@ def _tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _our_name(name: str) -> str:
-    """`moduleVggTwo.1.weight` (`net` for `module` in some files) -> `blocks.1.0.weight`, and so on; ours stay."""
+    """Map `moduleVggTwo.1.weight` (in some files `net...`) to `blocks.1.0.weight` and so on; our own names stay."""
     match = re.fullmatch(r"(?:module|net)(Vgg|Score|Combine)([A-Z][a-z]{2})?\.(.+)", name)
     if not match:
         return name

@@ -14,7 +14,7 @@ _MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 class HED(nn.Module):
     """VGG-16 with five side outputs. Takes RGB in 0..1, (N, 3, H, W), H and W multiples of 16; returns edge probability.
 
-    Its weights are the user's to supply: they have a licence of their own.
+    The user supplies its weights, since they have their own licence.
     """
 
     def __init__(self) -> None:

@@ -20,10 +20,10 @@ from edgecrack.models.blocks import (
 
 
 class MSFNet(CrackNet):
-    """A five-stage encoder, a feature pyramid, one logit a stage and their fusion.
+    """Five-stage encoder, feature pyramid, one side logit map per stage, and their fusion.
 
     Args:
-        width: multiplies the encoder's channels 32-64-128-256-256 and the pyramid's 64.
+        width: multiplier of the encoder's channel counts 32-64-128-256-256 and of the pyramid's 64.
     """
 
     stride = 16
@@ -45,7 +45,7 @@ class MSFNet(CrackNet):
         self.smooth = nn.ModuleList(conv_norm_relu(pyramid, pyramid, "batch", False) for _ in channels)
         self.side = nn.ModuleList(nn.Conv2d(pyramid, 1, 1) for _ in channels)
         self.fuse = nn.Conv2d(len(channels), 1, 1)
-        # only for training with few labels: never traced into an exported graph
+        # only for semi-supervised training; never part of an exported graph
         self.projection = nn.Sequential(nn.Conv2d(pyramid, pyramid, 1), nn.ReLU(), nn.Conv2d(pyramid, pyramid, 1))
         self.feature_channels = by_stride([pyramid] * len(channels))
         initialise(self, "he")
@@ -57,7 +57,7 @@ class MSFNet(CrackNet):
         return [fused(sides, self.fuse), *sides], {2**level: t for level, t in enumerate(maps)}
 
     def embedding(self, x: Tensor) -> Tensor:
-        """L2-normalised features of stride 4, (N, 64 x width, H/4, W/4)."""
+        """L2-normalised embeddings at stride 4, (N, 64 x width, H/4, W/4)."""
         return F.normalize(self.projection(self._fused(x)[2]), dim=1)
 
     def _fused(self, x: Tensor) -> list[Tensor]:

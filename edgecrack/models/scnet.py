@@ -27,16 +27,16 @@ class SCNet(CrackNet):
     """Attention encoder and decoder (VGG-16 layout, max-unpooling), enhancement encoder, fused network (Eq. 1 to 5).
 
     Args:
-        width: multiplies the channels 64-128-256-512-512.
+        width: multiplier of the channel counts 64-128-256-512-512.
         levels: 5, or 4 for the paper's "-1 level".
-        prior: the fourth input channel: "none", "hed" (the paper's; needs `attach_prior`) or "cheap" (black-hat of the grey
-            frame, 11x11).
+        prior: the fourth input channel: "none", "hed" (the paper's; needs `attach_prior`) or "cheap" (11x11 black-hat
+            of the grey frame).
         norm: "instance" (the paper's best), "instance-affine" or "batch" (foldable, trained separately).
-        attention: off for the ablation: nothing is gated, and a 1x1 convolution still gives each scale's response.
-        gate_main: whether the gated tensor goes on along the main path, or feeds the side branch only.
+        attention: False for the ablation: no gating, but a 1x1 convolution still gives each scale's response.
+        gate_main: whether the gated features continue along the main path, or feed the side branch only.
         unpool: "index", "mask" or "bilinear", see `Unpooling`.
-        side_up: "bilinear", or "deconv": a transposed convolution that starts as bilinear.
-        half: "max" or "average": how the enhancement encoder halves.
+        side_up: "bilinear", or "deconv": a transposed convolution initialised to bilinear.
+        half: pooling of the enhancement encoder, "max" or "average".
         attention_bias: whether the 1x1 convolutions of the attention have a bias.
     """
 
@@ -64,11 +64,11 @@ class SCNet(CrackNet):
         self.prior = choice("prior", prior, "none", "hed", "cheap")
         self.gate_main, self.unpooling = gate_main, Unpooling(unpool)
         self.average = choice("half", half, "max", "average") == "average"
-        self.edge: tuple[HED, ...] = ()  # in a tuple: its weights are not part of this net's
+        self.edge: tuple[HED, ...] = ()  # in a tuple, so that its weights are not registered as this net's
         channels = scaled((64, 128, 256, 512, 512), width)[:levels]
         counts = (2, 2, 3, 3, 3)[:levels]
         inputs = [3 if prior == "none" else 4, *channels[:-1]]
-        ends = [channels[0], *channels[:-1]]  # of the decoder blocks, by scale
+        ends = [channels[0], *channels[:-1]]  # output channels of the decoder blocks, by scale
         self.encoder = nn.ModuleList(_block(i, o, o, n, norm) for i, o, n in zip(inputs, channels, counts, strict=True))
         self.encoder_attention = nn.ModuleList(ScaleAttention(c, attention_bias, attention) for c in channels)
         self.decoder = nn.ModuleList(_block(c, c, e, n, norm) for c, e, n in zip(channels, ends, counts, strict=True))
@@ -82,11 +82,11 @@ class SCNet(CrackNet):
         initialise(self, "xavier")
 
     def attach_prior(self, hed: HED) -> None:
-        """Use `hed`, with weights, for the fourth channel of `prior="hed"`."""
+        """Use `hed`, with its weights loaded, for the fourth input channel of `prior="hed"`."""
         self.edge = (hed.eval(),)
 
     def prepare(self, rgb: Tensor) -> Tensor:
-        """RGB in 0..1 -> (N, 3 or 4, H, W) in [-1, 1], the prior last. SpecError when HED has not been attached."""
+        """RGB in 0..1 -> (N, 3 or 4, H, W) in [-1, 1], the prior last. Raises SpecError if HED is not attached."""
         x = super().prepare(rgb)
         if self.prior == "none":
             return x
@@ -135,7 +135,7 @@ class SCNet(CrackNet):
 class ScaleAttention(nn.Module):
     """Eq. 1: the gated features sigmoid(conv(F)) * F, (N, C, H, W), and their one-channel response.
 
-    Without `gated` the features stay as they are.
+    Without `gated` the features stay unchanged.
     """
 
     def __init__(self, channels: int, bias: bool, gated: bool = True) -> None:
@@ -154,7 +154,7 @@ def _block(inputs: int, inner: int, outputs: int, convolutions: int, norm: str) 
 
 
 def _side_up(scale: int) -> nn.Module:
-    """A learned upsampling by 2**scale that starts as the bilinear one."""
+    """A transposed convolution that upsamples by 2**scale, initialised to bilinear interpolation."""
     factor = 2**scale
     size = 2 * factor if scale else 1
     layer = nn.ConvTranspose2d(1, 1, size, factor, factor // 2)

@@ -1,4 +1,4 @@
-"""Roads with known cracks: something to run, to test and to train on where there is no data."""
+"""Synthetic roads with known cracks, for running, testing and training without data."""
 
 from edgecrack.rendering.road import DEMO_SEEDS, RenderedRoad, rendered_frame
 

@@ -1,4 +1,4 @@
-"""What is beside and behind a road: its frayed edges, the verge, trees and the sky."""
+"""The surroundings of a road: its frayed edges, the verge, trees and the sky."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLIAGE = 128  # pixels after which the leaves of the trees repeat
 
 
 class Beside:
-    """All that is not road in the view of a vehicle; `left` and `right` are the edges of the road in metres."""
+    """Everything but the road in a vehicle's view; `left` and `right` are the edges of the road in metres."""
 
     def __init__(self, rng: np.random.Generator, left: float, right: float, width: int) -> None:
         self._verge = GroundTexture(verge(rng), (0.03, 0.05))
@@ -24,13 +24,13 @@ class Beside:
         self._air = _air(rng)
         side = 1 << max(4, (width - 1).bit_length())
         heights = cloudy(rng, 4, side, 1.0)[0, :width] * rng.uniform(0.0, 0.04) + rng.uniform(0.0, 0.08)
-        self._heights = np.maximum(heights * width, 0.0)  # of trees and hills, a column
+        self._heights = np.maximum(heights * width, 0.0)  # of trees and hills, per column
         leaves = np.clip(1.0 + 0.3 * cloudy(rng, _FOLIAGE, _FOLIAGE, 0.6), 0.3, 1.8)
         green = np.array((45.0, 70.0, 62.0)) * rng.uniform(0.6, 1.3)
         self._foliage = np.asarray(green * leaves[..., None], np.float32)
 
     def lay(self, picture: Floats, mask: NDArray[np.bool_], camera: Camera, over: list[Band], near: float) -> None:
-        """Lay verge and sky over `picture`, float32 (H, W, 3), in place, and take them out of the mask of cracks.
+        """Draw verge and sky onto `picture`, float32 (H, W, 3), in place, and remove them from the crack mask.
 
         near: metres along the road where the picture begins.
         """
@@ -72,7 +72,7 @@ def _edge(rng: np.random.Generator, x: float) -> NDArray[np.float64]:
 
 
 def _air(rng: np.random.Generator) -> Floats:
-    """The colours from the horizon up: float32 (256, 3) BGR."""
+    """Sky colours from the horizon upwards: float32 (256, 3) BGR."""
     low, high = np.array([225.0, 222.0, 215.0]), np.array([235.0, 190.0, 140.0])
     if rng.random() < 0.4:  # overcast
         high = np.array([205.0, 205.0, 205.0])

@@ -1,4 +1,4 @@
-"""A road without end, drawn a block at a time: each block from the seed and its own number."""
+"""An endless road, drawn block by block, each block from the seed and its own number alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from edgecrack.rendering.litter import litter
 from edgecrack.rendering.scene import Scene, pattern
 from edgecrack.rendering.strokes import Strokes
 
-REACH = 1.6  # blocks that a crack may run on beyond its own
+REACH = 1.6  # blocks by which a crack may extend beyond its own
 
 
 @dataclass(frozen=True)
 class Block:
-    """What begins on one stretch of road."""
+    """Everything that begins on one stretch of road."""
 
     cracks: Strokes
-    lines: Strokes  # dark, thin and no cracks
+    lines: Strokes  # dark and thin, but no cracks
     areas: tuple[Area, ...]
 
 
 def drawn_block(seed: int, scene: Scene, number: int) -> Block:
-    """Block `number`, from `number` to `number` + 1 times scene.block metres along the road."""
+    """Draw block `number`, from `number` to `number` + 1 times scene.block metres along the road."""
     rng = np.random.default_rng((seed, 1, number % 2**32))
     start = number * scene.block
     cracks = [_cracks(rng, scene, start) for _ in range(rng.poisson(scene.condition))]

@@ -1,4 +1,4 @@
-"""A pinhole camera above a flat road: where the ground is in the picture, and how much of it one pixel sees."""
+"""A pinhole camera above a flat road: projection of the ground, and the ground area that one pixel sees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Camera:
-    """Lengths in metres, angles in radians, the rest in pixels. The ground is x across, y along the road, z up."""
+    """Camera pose and intrinsics: metres, radians, else pixels. On the ground x is across, y along the road, z up."""
 
     x: float
     y: float
@@ -22,10 +22,10 @@ class Camera:
     roll: float
     yaw: float
     focal: float
-    centre: tuple[float, float]  # of the lens, column and row; outside the picture for a crop of a larger one
+    centre: tuple[float, float]  # principal point, column and row; outside the picture if it is a crop
 
     def ground_to_image(self) -> Matrix:
-        """The homography (3, 3) from (x, y, 1) to (column, row, 1) times a depth that is positive in front."""
+        """The homography (3, 3) from (x, y, 1) to (column, row, 1) times the depth, which is positive in front."""
         lens = np.array([[self.focal, 0.0, self.centre[0]], [0.0, self.focal, self.centre[1]], [0.0, 0.0, 1.0]])
         turned = lens @ self._rotation()
         place = np.array([self.x, self.y, self.above])
@@ -39,16 +39,16 @@ class Camera:
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of the picture over which a pixel sees about the same stretch of ground."""
+    """Rows of the picture in which a pixel sees about the same area of ground."""
 
     top: int
     bottom: int
-    across: float  # metres of x a pixel
-    along: float  # metres of y a pixel
+    across: float  # metres of x per pixel
+    along: float  # metres of y per pixel
 
 
 def ground_at(camera: Camera, columns: Matrix, rows: Matrix) -> Matrix:
-    """Where rays through these pixels meet the ground: (N, 2), nan where they meet the sky."""
+    """The ground points (N, 2) that these pixels see; nan for the sky."""
     inverse = np.linalg.inv(camera.ground_to_image())
     rays = np.column_stack([columns, rows, np.ones(len(columns))]) @ inverse.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -58,7 +58,7 @@ def ground_at(camera: Camera, columns: Matrix, rows: Matrix) -> Matrix:
 
 
 def horizon_rows(camera: Camera, width: int) -> tuple[float, float]:
-    """The row of the horizon at the left and at the right edge; far above the picture for a camera that looks down."""
+    """The row of the horizon at the left and the right edge; far above the picture for a camera that looks down."""
     inverse = np.linalg.inv(camera.ground_to_image())
     if abs(inverse[2, 1]) * 1e5 < abs(inverse[2, 2]):
         return -1e5, -1e5
@@ -67,7 +67,7 @@ def horizon_rows(camera: Camera, width: int) -> tuple[float, float]:
 
 
 def bands(camera: Camera, height: int, width: int, growth: float = 1.45) -> list[Band]:
-    """The picture below the horizon in bands: within one, the ground seen by a pixel grows by at most `growth`."""
+    """Split the picture below the horizon into bands within which a pixel's ground grows by at most `growth`."""
     horizon = horizon_rows(camera, width)
     first = max(0, int(min(horizon)))
     rows = np.arange(first, height, dtype=np.float64)

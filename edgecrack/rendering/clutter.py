@@ -1,4 +1,4 @@
-"""What lies on a road and is no crack: paint, patches, joints, seams, stains, leaves, shadows."""
+"""Distractors on a road that are not cracks: paint, patches, joints, seams, stains, leaves, shadows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Area:
     """Polygons on the ground that change its colour."""
 
     outlines: tuple[Matrix, ...]  # (K, 2) metres each
-    colour: Colour  # BGR: of paint 0..255, of a tint a factor around 1
-    paint: bool  # covers the ground, where a tint lets it through
+    colour: Colour  # BGR: paint 0..255, tint a factor around 1
+    paint: bool  # paint covers the ground, a tint multiplies it
     opacity: float = 1.0
-    wear: float = 0.0  # share of the paint that the grain shows through
-    soft: float = 0.0  # metres that the edge takes
+    wear: float = 0.0  # share of the paint through which the grain shows
+    soft: float = 0.0  # metres, width of the soft edge
     above: bool = False  # lies over cracks
 
 
@@ -47,7 +47,7 @@ def blot(rng: np.random.Generator, x: float, y: float, wide: float, long: float,
 
 
 def lane_marks(marks: tuple[LaneMark, ...], near: float, far: float) -> list[Area]:
-    """The paint of the lanes between two places along the road."""
+    """The lane markings between two positions along the road."""
     areas = []
     for mark in marks:
         if mark.dash:
@@ -78,7 +78,7 @@ def joints(scene: Scene, near: float, far: float) -> Strokes:
 
 
 def block_areas(rng: np.random.Generator, scene: Scene, start: float) -> list[Area]:
-    """What lies on the block of road that begins at `start`."""
+    """The clutter on the block of road that begins at `start`."""
     areas: list[Area] = []
     for maker, rate in ((_repair, 0.18), (_skid, 0.12), (_drips, 0.4), (_debris, 1.0), (_scuff, 0.3), (_cover, 0.03)):
         for _ in range(rng.poisson(rate * scene.clutter)):
@@ -89,10 +89,10 @@ def block_areas(rng: np.random.Generator, scene: Scene, start: float) -> list[Ar
 
 
 def block_lines(rng: np.random.Generator, scene: Scene, start: float) -> Strokes:
-    """Dark lines on the block that are no cracks: sealed seams, straight joints of two layers, shadows of wires."""
+    """Dark lines on the block that are not cracks: sealed seams, straight joints of two layers, shadows of wires."""
     parts = []
     size = scene.block
-    for _ in range(rng.poisson(0.10 * scene.clutter)):  # a crack that was sealed: smooth, even, black
+    for _ in range(rng.poisson(0.10 * scene.clutter)):  # a sealed crack: smooth, even, black
         x, y = _place(rng, scene, start)
         end = (x + rng.normal(0.0, 0.3) * size, y + rng.normal(0.0, 0.5) * size)
         path = wandering(rng, np.array([[(x, y), end]]), 7, 0.08)[0]
@@ -110,7 +110,7 @@ def block_lines(rng: np.random.Generator, scene: Scene, start: float) -> Strokes
 def covering(
     outlines: tuple[Matrix, ...], camera: Camera, height: int, width: int, soft: float = 0.0
 ) -> tuple[tuple[slice, slice], Floats] | None:
-    """Where polygons of ground are in the picture: rows, columns, float32 coverage 0..1. None if nowhere."""
+    """Rasterise ground polygons in the picture: (rows, columns) and float32 coverage 0..1; None if outside."""
     matrix = camera.ground_to_image()
     polygons = [polygon for outline in outlines if len(polygon := _clipped(outline, matrix)) > 2]
     if not polygons:
@@ -136,7 +136,7 @@ def covering(
 
 
 def lay(picture: Floats, grain: NDArray[np.uint8], area: Area, camera: Camera) -> None:
-    """Lay an area onto `picture`, float32 (H, W, 3), in place; `grain` uint8 (H, W, 3) is what wears it."""
+    """Draw an area onto `picture`, float32 (H, W, 3), in place; paint wears along `grain`, uint8 (H, W, 3)."""
     found = covering(area.outlines, camera, picture.shape[0], picture.shape[1], area.soft)
     if found is None:
         return
@@ -154,7 +154,7 @@ def lay(picture: Floats, grain: NDArray[np.uint8], area: Area, camera: Camera) -
 
 
 def _clipped(outline: Matrix, matrix: Matrix, nearest: float = 0.25) -> Matrix:
-    """A polygon of ground in the picture, cut off where it comes too near the plane of the lens."""
+    """A ground polygon in picture coordinates, clipped where it comes too near the plane of the lens."""
     seen = np.column_stack([outline, np.ones(len(outline))]) @ matrix.T
     if seen[:, 2].min() < nearest:
         seen = _in_front(seen, nearest)
@@ -189,7 +189,7 @@ def _repair(rng: np.random.Generator, scene: Scene, at: tuple[float, float]) -> 
     light = rng.uniform(0.62, 1.25)
     colour = (light * rng.uniform(0.97, 1.05), light, light * rng.uniform(0.95, 1.03))
     areas = [Area((outline,), colour, paint=False)]
-    if rng.random() < 0.4:  # its cut edge, poured out with bitumen
+    if rng.random() < 0.4:  # its cut edge, filled with bitumen
         inner = outline * 0.0 + at + (outline - at) * (1.0 - 0.05 / wide)
         areas = [Area((outline,), (0.55, 0.55, 0.55), paint=False), Area((inner,), (light / 0.55,) * 3, paint=False)]
     return areas

@@ -1,4 +1,4 @@
-"""Cracks as a road grows them: along, across, wandering, in blocks and in alligator skin."""
+"""Crack patterns of roads: longitudinal, transverse, wandering, block and alligator cracks."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from edgecrack.rendering.camera import Matrix
 from edgecrack.rendering.noise import unrest, wandering
 from edgecrack.rendering.strokes import Strokes
 
-WIDEST = 8.0  # pixels in the foreground that a usual crack is anywhere
-_GAPING = 10.0  # pixels from which on one sees down into a crack
+WIDEST = 8.0  # pixels in the foreground, maximum width of a usual crack
+_GAPING = 10.0  # pixels of width from which one sees into a crack
 PATTERNS = ("along", "across", "wandering", "blocks", "alligator")
 
 
 @dataclass(frozen=True)
 class CrackHabit:
-    """How the cracks of one road look; lengths in metres."""
+    """Appearance of the cracks of one road; lengths in metres."""
 
-    pixel: float  # ground under the nearest pixel: what widths and detail are measured by
+    pixel: float  # ground under the nearest pixel: the unit of widths and detail
     width: float  # of a typical crack
-    widest: float  # that a crack is anywhere
-    strength: float  # share of the light that a typical crack takes, 0..1
+    widest: float  # maximum width of a crack
+    strength: float  # share of light that a typical crack absorbs, 0..1
     roughness: float
-    branching: float  # branches a crack
-    cell: float  # of an alligator skin
+    branching: float  # mean number of branches per crack
+    cell: float  # cell size of alligator cracking
 
 
 def crack(rng: np.random.Generator, habit: CrackHabit, start: Matrix, end: Matrix, *, scale: float = 1.0) -> Strokes:
-    """One crack with its branches from `start` to `end`, (x, y) in metres, `scale` times as wide as is typical."""
-    # One bend in the middle distance, then unrest at every scale.
+    """One crack with its branches from `start` to `end`, (x, y) in metres, `scale` times the typical width."""
+    # One bend in the middle, then roughness at every scale.
     bend = (start + end) / 2 + np.array([start[1] - end[1], end[0] - start[0]]) * rng.normal(0.0, 0.07)
     path = _path(rng, habit, np.stack([start, bend, end]))
     width = habit.width * scale * float(np.exp(rng.normal(0.0, 0.3)))
@@ -41,7 +41,7 @@ def crack(rng: np.random.Generator, habit: CrackHabit, start: Matrix, end: Matri
         parts = _gaping(rng, habit, path, width, strength)
     for _ in range(rng.poisson(habit.branching)):
         parts.append(_branch(rng, habit, path, width, strength))
-    if rng.random() < 0.15:  # a twin beside it, as where two layers shear
+    if rng.random() < 0.15:  # a parallel crack, as where two layers shear
         aside = path[len(path) // 4 : -len(path) // 4] + rng.normal(0.0, 6.0, 2) * habit.pixel
         parts.append(
             _worn(rng, habit, aside + rng.normal(0.0, 0.4 * habit.pixel, aside.shape), width * 0.5, strength * 0.8)
@@ -50,8 +50,8 @@ def crack(rng: np.random.Generator, habit: CrackHabit, start: Matrix, end: Matri
 
 
 def network(rng: np.random.Generator, habit: CrackHabit, middle: Matrix, radii: Matrix, cell: float) -> Strokes:
-    """A patch of cracked skin: cells of about `cell` metres in an ellipse of these radii, wider in its middle."""
-    # Traffic tears skin across the road first, and in many places only the pieces of a net are left.
+    """A crack network: cells of about `cell` metres in an ellipse of these radii, with wider cracks in the middle."""
+    # Traffic cracks the surface across the road first, and often only parts of a network are present.
     edges = _cell_edges(rng, middle, radii, np.array([cell, cell * rng.uniform(0.5, 1.1)]), rng.uniform(0.45, 0.95))
     if not len(edges):
         return Strokes.none()
@@ -75,7 +75,7 @@ def _path(rng: np.random.Generator, habit: CrackHabit, corners: Matrix) -> Matri
 
 
 def _worn(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> Strokes:
-    """A path with the width and darkness that a crack has along its length: thin at its ends, broken in places."""
+    """A path with a crack's varying width and darkness: thin at the ends, interrupted in places."""
     count = len(path)
     ends = np.minimum(1.0, np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.15 * count) + 0.25)
     wide = width * ends * np.exp(0.4 * unrest(rng, count))
@@ -85,7 +85,7 @@ def _worn(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: floa
 
 
 def _gaping(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: float, strength: float) -> list[Strokes]:
-    """A crack so wide that it is many beside each other: its edges crumble, its middle is deep."""
+    """A wide crack as many parallel strands: crumbling edges, deep middle."""
     count = len(path)
     step = np.gradient(path, axis=0)
     aside = np.column_stack([-step[:, 1], step[:, 0]]) / np.maximum(np.linalg.norm(step, axis=1), 1e-12)[:, None]
@@ -120,7 +120,7 @@ def _branch(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: fl
 
 
 def _cell_edges(rng: np.random.Generator, middle: Matrix, radii: Matrix, cell: Matrix, whole: float) -> Matrix:
-    """The borders (N, 2, 2) of cells of this size (x, y), the share `whole` of them, fewer further out."""
+    """The edges (N, 2, 2) of Voronoi cells of size `cell` (x, y): a share `whole` of them, fewer further out."""
     across, along = (int(count) for count in np.maximum(3, 2 * radii / cell + 2))
     if across * along > 900:
         cell = cell * (across * along / 900) ** 0.5

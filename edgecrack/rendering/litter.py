@@ -1,4 +1,4 @@
-"""Thin things that lie on the ground and are no cracks: straws, twigs, cables, chalk."""
+"""Thin distractors on the ground that are not cracks: straws, twigs, cables, chalk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecrack.rendering.clutter import Area
 from edgecrack.rendering.noise import wandering
 from edgecrack.rendering.scene import Scene
 
-# BGR, how straight they are, length and width in metres: the least and the most
+# BGR, roughness of the path, (least, most) length and (least, most) width in metres
 _THINGS = (
     ((110.0, 175.0, 200.0), 0.03, (0.03, 0.25), (0.001, 0.003)),  # straw
     ((45.0, 60.0, 75.0), 0.10, (0.03, 0.4), (0.002, 0.008)),  # twig
@@ -20,7 +20,7 @@ _THINGS = (
 
 
 def litter(rng: np.random.Generator, scene: Scene, start: float) -> list[Area]:
-    """What lies on the block of road that begins at `start`."""
+    """The litter on the block of road that begins at `start`."""
     areas: list[Area] = []
     for _ in range(rng.poisson(scene.variety.litter)):
         colour, bend, long, wide = _THINGS[int(rng.integers(len(_THINGS)))]
@@ -32,7 +32,7 @@ def litter(rng: np.random.Generator, scene: Scene, start: float) -> list[Area]:
         outline = _ribbon(rng, at, length, width, bend)
         light = rng.uniform(0.7, 1.1)
         own = (colour[0] * light, colour[1] * light, colour[2] * light)
-        if colour[0] < 200 and colour[2] < 210:  # it has a height, and so a shadow
+        if colour[0] < 200 and colour[2] < 210:  # it has height, hence a shadow
             shadow = outline + rng.uniform(-1.0, 1.0, 2) * width
             areas.append(Area((shadow,), (0.65, 0.65, 0.65), paint=False, above=True))
             areas.append(Area((outline,), own, paint=True, above=True))
@@ -42,7 +42,7 @@ def litter(rng: np.random.Generator, scene: Scene, start: float) -> list[Area]:
 
 
 def _ribbon(rng: np.random.Generator, at: Matrix, length: float, width: float, bend: float) -> Matrix:
-    """The outline of something long and thin that begins at `at`."""
+    """The outline of a long, thin object that begins at `at`."""
     turn = rng.uniform(0, 2 * np.pi)
     end = at + length * np.array([np.cos(turn), np.sin(turn)])
     path = wandering(rng, np.stack([at, end])[None], 4, bend)[0]

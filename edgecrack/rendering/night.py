@@ -1,4 +1,4 @@
-"""After dark: the light of headlamps, a lamp post or a torch, and little else."""
+"""Night scenes: the light of headlamps, a lamp post or a torch, and little else."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from edgecrack.rendering.noise import Floats
 
 @dataclass(frozen=True)
 class Lamp:
-    """What lights one road at night; places and sizes are shares of the picture's."""
+    """The lamp that lights one road at night; positions and sizes are fractions of the picture's."""
 
-    around: float  # share of the light that is everywhere
+    around: float  # share of ambient light
     colour: tuple[float, float, float]
     column: float  # of the brightest place
-    row: float  # below the horizon, or from the top where there is none
+    row: float  # of the brightest place, below the horizon or from the top if there is none
     wide: float
     tall: float
-    noise: float  # how much more of it the camera has
+    noise: float  # factor on the camera's noise
 
     def lit(self, light: Floats, camera: Camera) -> None:
         """Light the picture, float32 (H, W, 3), in place."""
@@ -35,7 +35,7 @@ class Lamp:
 
 
 def drawn_lamp(rng: np.random.Generator, forward: bool) -> Lamp:
-    """Headlamps for a vehicle, a torch for a hand or a drone."""
+    """Draw a random lamp: headlamps for a vehicle, a torch for a hand or a drone."""
     warm = rng.uniform(-0.12, 0.3)
     gain = rng.uniform(0.7, 1.3)
     return Lamp(

@@ -1,4 +1,4 @@
-"""Noise that repeats without a seam: the raw material of every surface."""
+"""Seamlessly tiling noise, the basis of every surface."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Floats = NDArray[np.float32]
 def cloudy(
     rng: np.random.Generator, height: int, width: int, falloff: float, *, stretch: float = 1.0, coarsest: float = 1.0
 ) -> Floats:
-    """Float32 (height, width) noise of mean 0 and deviation 1 whose amplitude falls as frequency ** -falloff.
+    """float32 (height, width) noise of mean 0 and standard deviation 1 with amplitude frequency ** -falloff.
 
-    `stretch` above 1 draws it out down the image; `coarsest` is the longest wave, as a share of the side.
+    `stretch` above 1 elongates it vertically; `coarsest` is the longest wavelength, as a fraction of the side.
     """
     rows = np.asarray(np.fft.fftfreq(height) * height * stretch, np.float32)[:, None]
     columns = np.asarray(np.fft.rfftfreq(width) * width, np.float32)[None, :]
@@ -26,13 +26,13 @@ def cloudy(
 
 
 def standardised(field: NDArray[np.floating]) -> Floats:
-    """The field with mean 0 and deviation 1, float32."""
+    """The field scaled to mean 0 and standard deviation 1, float32."""
     shifted = field - field.mean()
     return np.asarray(shifted / max(float(shifted.std()), 1e-6), np.float32)
 
 
 def softened(field: Floats, sigma: float) -> Floats:
-    """The field blurred as if it went on around its edges."""
+    """Gaussian blur with wrap-around borders."""
     margin = int(3 * sigma) + 1
     padded = np.pad(field, margin, mode="wrap")
     blurred = cv2.GaussianBlur(padded, (0, 0), sigma)
@@ -40,10 +40,10 @@ def softened(field: Floats, sigma: float) -> Floats:
 
 
 def stones(rng: np.random.Generator, side: int, spacing: float) -> tuple[Floats, Floats]:
-    """Stones packed about `spacing` pixels apart: what belongs to one stone, and how far a pixel is from its middle.
+    """Voronoi cells of stones about `spacing` pixels apart: a value per stone and the distance from its centre.
 
-    Returns two float32 (side, side) fields: a value of mean 0 and deviation 1 that is constant over a stone, and the
-    distance to the middle of the nearest stone in units of `spacing`.
+    Returns two float32 (side, side) fields: a value of mean 0 and standard deviation 1 that is constant over a stone,
+    and the distance to the centre of the nearest stone in units of `spacing`.
     """
     count = max(4, round((side / spacing) ** 2))
     middles = np.ones((side, side), np.uint8)
@@ -61,10 +61,10 @@ def stones(rng: np.random.Generator, side: int, spacing: float) -> tuple[Floats,
 def wandering(
     rng: np.random.Generator, ends: NDArray[np.float64], levels: int, roughness: float
 ) -> NDArray[np.float64]:
-    """Paths between pairs of points that wander as cracks do: the same unrest at every scale.
+    """Fractal paths through given corners that wander as cracks do, equally rough at every scale.
 
-    ends: float64 (N, K, 2), K corners a path; `levels` times the middle of every piece is pushed sideways by about
-    `roughness` times the piece's length. Returns (N, (K - 1) * 2 ** levels + 1, 2).
+    ends: float64 (N, K, 2), K corners per path; `levels` times, the midpoint of every segment is displaced sideways by
+    about `roughness` times the segment's length. Returns (N, (K - 1) * 2 ** levels + 1, 2).
     """
     path = ends
     for _ in range(levels):
@@ -79,7 +79,7 @@ def wandering(
 
 
 def unrest(rng: np.random.Generator, count: int, waves: int = 12) -> NDArray[np.float64]:
-    """`count` values of mean about 0 and deviation about 1 that change slowly and quickly: a width along a crack."""
+    """Multi-scale 1-D noise of about mean 0 and standard deviation 1, for example for the width along a crack."""
     total = np.zeros(count)
     places = np.linspace(0.0, 1.0, count)
     weight = 0.0

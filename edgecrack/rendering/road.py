@@ -1,4 +1,4 @@
-"""Roads with known cracks, drawn from a seed and seen by a camera that moves along them."""
+"""Synthetic roads with known cracks, drawn from a seed and seen by a camera that moves along them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from edgecrack.rendering.strokes import Strokes, label, projected, shade
 from edgecrack.rendering.variety import STREAM, drawn_variety
 from edgecrack.rendering.water import Water, damp_beside
 
-DEMO_SEEDS = range(1000)  # kept for demos and tests; training draws its seeds from 1000 on
+DEMO_SEEDS = range(1000)  # reserved for demos and tests; training uses seeds from 1000 on
 SMALLEST_SIDE = 32
-_FARTHEST_MARK = 120.0  # metres ahead that paint and verge are drawn
+_FARTHEST_MARK = 120.0  # metres ahead up to which paint and verge are drawn
 _FARTHEST_CRACK = 40.0
 _KEPT_BLOCKS = 48
 
 
 class RenderedRoad:
-    """A stretch of road drawn from a seed: without end, with cracks whose place is known, and seen by a moving camera.
+    """An endless road drawn from a seed, with known cracks, seen by a moving camera.
 
-    seed: a whole number from 0 on; with the same version of OpenCV the same seed gives the same bytes in every frame.
-    height, width: of the frames in pixels, at least 32.
-    view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, "close" from a
-        hand over 8 to 50 cm, or "any".
+    seed: an integer of 0 or more; with the same version of OpenCV the same seed gives the same bytes in every frame.
+    height, width: size of the frames in pixels, at least 32.
+    view: "forward" from a survey vehicle at 5 to 15 m/s, "down" from a slow drone over 0.5 to 3 m of ground, "close"
+        from a hand over 8 to 50 cm, or "any".
     surface: "asphalt", "concrete" or "any". "any" is drawn from the seed.
 
-    About one road in six has no crack at all. What also lies about is no crack and not in the mask: joints, sealed
-    seams, grooves, shadows of wires and poles, patches, stains, water, tyre marks, paint, leaves, straws, twigs, cables,
-    chalk. Some roads are wet, some drying, some seen at night. The fine texture and the soil of the road repeat after some
-    metres; cracks and things do not.
-    Raises SpecError for a seed, size, view or surface that cannot be.
+    About one road in six has no crack at all. Distractors are not in the mask: joints, sealed seams, grooves, shadows
+    of wires and poles, patches, stains, water, tyre marks, paint, leaves, straws, twigs, cables, chalk. Some roads are
+    wet, some drying, some seen at night. The fine texture and the soil of the road repeat after some metres; cracks and
+    objects do not.
+    Raises SpecError for an invalid seed, size, view or surface.
     """
 
     def __init__(self, seed: int, height: int, width: int, *, view: str = "any", surface: str = "any") -> None:
@@ -63,19 +63,19 @@ class RenderedRoad:
 
     @property
     def view(self) -> str:
-        """Where the camera looks, "forward", "down" or "close"."""
+        """The view of the camera: "forward", "down" or "close"."""
         return self._scene.view
 
     @property
     def surface(self) -> str:
-        """What the road is made of, "asphalt" or "concrete"."""
+        """The material of the road: "asphalt" or "concrete"."""
         return self._scene.surface
 
     def frame(self, index: int, rate: float = 30.0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Frame number `index`, from 0 on, of a clip at `rate` frames a second, in any order.
+        """Frame `index`, from 0 on, of a clip at `rate` frames per second; frames may be asked for in any order.
 
-        Returns the image, uint8 (height, width, 3) BGR, and the mask, bool (height, width): True where a crack is that
-        is at least about 0.7 pixels wide there and not so faint that it is lost in the grain.
+        Returns the image, uint8 (height, width, 3) BGR, and the mask, bool (height, width): True on cracks that are at
+        least about 0.7 pixels wide there and not so faint that they are lost in the grain.
         Raises SpecError for a negative index or a rate that is not positive.
         """
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
@@ -90,7 +90,7 @@ class RenderedRoad:
         return photographed(light, self._sensor, noise), mask
 
     def _weather(self) -> tuple[Water | None, Lamp | None]:
-        """What rain and night make of this road; the camera has more noise in the dark."""
+        """Draw the water and the lamp of this road, if any; the camera has more noise in the dark."""
         variety, rng = self._scene.variety, np.random.default_rng((self._seed, STREAM, 0))
         self._damp = rng.uniform(2.0, 8.0)
         forward = self.view == "forward"
@@ -104,7 +104,7 @@ class RenderedRoad:
     def _camera(self, seconds: float) -> Camera:
         scene, base = self._scene, self._scene.camera
         slow, quick = np.sin(self._phases + np.array([0.9, 7.0]) * seconds).T * scene.sway
-        if scene.view == "forward":  # the lane is kept to a hand's breadth, the springs do the rest
+        if scene.view == "forward":  # small sideways drift in the lane; the suspension adds the rest
             return dataclasses.replace(
                 base, y=base.y + scene.speed * seconds, x=base.x + 0.06 * slow[0], pitch=base.pitch + 0.002 * quick[1],
                 roll=base.roll + 0.002 * quick[2], yaw=base.yaw + 0.003 * slow[3],
@@ -144,7 +144,7 @@ class RenderedRoad:
         blocks: list[Block],
         stretch: tuple[float, float],
     ) -> NDArray[np.bool_]:
-        """Draw cracks and other dark lines into the picture; returns the mask of the cracks."""
+        """Draw cracks and other dark lines into the picture; returns the crack mask."""
         size, scene = (self._height, self._width), self._scene
         cracks = projected(Strokes.joined([block.cracks for block in blocks]), camera, *size)
         others = [block.lines for block in blocks]
@@ -167,7 +167,7 @@ class RenderedRoad:
         return label(cracks, *size)
 
     def _stretch(self, camera: Camera) -> tuple[float, float]:
-        """From where to where along the road the camera sees cracks, in metres."""
+        """The stretch of road, (near, far) in metres, on which the camera sees cracks."""
         bottom, top = self._height - 1.0, float(self._bands[0].top)
         columns = np.array([0.0, 0.5, 1.0, 0.0, 0.5, 1.0]) * (self._width - 1)
         y = ground_at(camera, columns, np.array([bottom, bottom, bottom, top, top, top]))[:, 1]
@@ -183,10 +183,10 @@ class RenderedRoad:
 
 
 def rendered_frame(seed: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """One frame of its own, everything in it drawn from the seed; what training draws.
+    """Render a single frame, drawn entirely from the seed, as training uses it.
 
-    Returns what RenderedRoad.frame does: an image, uint8 (height, width, 3) BGR, and the mask of its cracks, bool
-    (height, width). Raises SpecError as RenderedRoad does.
+    Returns, like RenderedRoad.frame, an image, uint8 (height, width, 3) BGR, and its crack mask, bool (height, width).
+    Raises SpecError as RenderedRoad does.
     """
     return RenderedRoad(seed, height, width).frame(0)
 
@@ -211,14 +211,14 @@ def _grain(rng: np.random.Generator, scene: Scene, width: int) -> ground.GroundT
 
 
 def _rim(rng: np.random.Generator) -> tuple[int, int, np.float32]:
-    """How the lip of a crack catches the light: rows and columns from the crack, and the gain; 0 under a dull sky."""
+    """How the lip of a crack catches the light: (rows, columns) from the crack, and gain, 0 under a dull sky."""
     down, right = (int(v) for v in rng.integers(-1, 2, 2))
     gain = rng.uniform(0.1, 0.45) if rng.random() < 0.4 and (down or right) else 0.0
     return down, right, np.float32(gain)
 
 
 def _soil(rng: np.random.Generator, scene: Scene) -> tuple[ground.GroundTexture, float]:
-    """The colour of the road around 128, and how bright the road is against that."""
+    """The road's colour texture, around 128, and its brightness relative to that."""
     forward = scene.view == "forward"
     long = 24.0 if forward else 2.5 * scene.block
     tracks: list[tuple[float, float, float]] = []

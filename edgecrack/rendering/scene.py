@@ -1,4 +1,4 @@
-"""What is decided once for a whole road: its surface, its lanes, its cracks, its camera and its light."""
+"""The parameters drawn once for a whole road: surface, lanes, cracks, camera and light."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURFACES = ("asphalt", "concrete")
 
 @dataclass(frozen=True)
 class LaneMark:
-    """A line of paint along the road; metres."""
+    """A painted line along the road; lengths in metres."""
 
     x: float
     width: float
@@ -28,32 +28,32 @@ class LaneMark:
 
 @dataclass(frozen=True)
 class Scene:
-    """One road. Lengths in metres."""
+    """The parameters of one road; lengths in metres."""
 
     view: str
     surface: str
-    camera: Camera  # where frame 0 is taken
-    speed: float  # metres a second
-    sway: float  # of the camera, as a share of its usual unrest
+    camera: Camera  # pose at frame 0
+    speed: float  # metres per second
+    sway: float  # of the camera, as a factor on its usual motion
     left: float  # edge of the road
     right: float
     block: float  # length of a block, the stretch of road that is drawn from one seed
     pixel: float  # ground under the nearest pixel
     marks: tuple[LaneMark, ...]
-    slab: tuple[float, float]  # joints every so many metres along and across; 0 for none
-    joint: tuple[float, float]  # width, and share of the light that it takes
+    slab: tuple[float, float]  # distance of joints along and across; 0 for none
+    joint: tuple[float, float]  # width, and share of light absorbed
     habit: CrackHabit
-    condition: float  # cracks a block; 0 for a road without any
-    favour: tuple[float, ...]  # share of each of PATTERNS
-    clutter: float  # how much lies about, 0..2
-    shade: float  # shadows a block
+    condition: float  # mean cracks per block; 0 for a road without any
+    favour: tuple[float, ...]  # probability of each of PATTERNS
+    clutter: float  # amount of clutter, 0..2
+    shade: float  # mean shadows per block
     variety: Variety
 
 
 def drawn_scene(
     rng: np.random.Generator, height: int, width: int, view: str, surface: str, variety: Variety | None = None
 ) -> Scene:
-    """A scene for pictures of height x width pixels; `view` and `surface` may be "any"."""
+    """Draw a random scene for pictures of height x width pixels; `view` and `surface` may be "any"."""
     variety = variety or Variety()
     if view == "any":
         view = str(rng.choice(("forward", "down")))
@@ -83,12 +83,12 @@ def drawn_scene(
 
 
 def pattern(rng: np.random.Generator, scene: Scene) -> str:
-    """One of PATTERNS, as often as this road favours it."""
+    """Draw one of PATTERNS with this road's probabilities."""
     return PATTERNS[int(rng.choice(len(PATTERNS), p=np.asarray(scene.favour)))]
 
 
 def _forward_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    """On a vehicle, 1.3 to 2.8 m up; sometimes the picture is a crop of a larger one, as training crops are."""
+    """A camera on a vehicle, 1.3 to 2.8 m up; sometimes the picture is a crop of a larger one, like training crops."""
     whole = rng.choice([1.0, 1.0, rng.uniform(1.0, 2.0)])
     tall, wide = height * whole, max(width, height * rng.uniform(1.0, 1.6)) * whole
     focal = wide * rng.uniform(0.8, 1.3)
@@ -103,7 +103,7 @@ def _forward_camera(rng: np.random.Generator, height: int, width: int) -> Camera
 
 
 def _down_camera(rng: np.random.Generator, height: int, width: int, span: tuple[float, float]) -> Camera:
-    """On a drone or in a hand: the least to the most ground in the picture, in metres, straight down or a little askew."""
+    """A camera on a drone or in a hand, looking down, often tilted; `span`: (least, most) metres of ground in view."""
     ground = float(np.exp(rng.uniform(np.log(span[0]), np.log(span[1]))))
     focal = width * rng.uniform(0.8, 1.6)
     tilt = abs(rng.normal(0.0, 0.12)) if rng.random() < 0.6 else rng.uniform(0.1, 0.45)
@@ -116,7 +116,7 @@ def _down_camera(rng: np.random.Generator, height: int, width: int, span: tuple[
 
 def _lanes(rng: np.random.Generator) -> tuple[float, float, tuple[LaneMark, ...]]:
     lane = rng.uniform(3.0, 3.75)
-    own = rng.normal(0.0, 0.2)  # middle of the own lane
+    own = rng.normal(0.0, 0.2)  # centre of the vehicle's own lane
     white = tuple(float(v) for v in rng.uniform(0.8, 1.0) * np.array([228.0, 232.0, 232.0]))
     amber = (rng.uniform(20.0, 90.0), rng.uniform(140.0, 185.0), rng.uniform(205.0, 240.0))
     middle = amber if rng.random() < 0.45 else white
@@ -137,7 +137,7 @@ def _lanes(rng: np.random.Generator) -> tuple[float, float, tuple[LaneMark, ...]
 
 
 def _field(rng: np.random.Generator, reach: float) -> tuple[float, float, tuple[LaneMark, ...]]:
-    """Ground without edges, sometimes with one line of paint."""
+    """Ground without edges, sometimes with one painted line."""
     if rng.random() > 0.15:
         return -reach, reach, ()
     colour = (225.0, 230.0, 230.0) if rng.random() < 0.6 else (60.0, 175.0, 215.0)

@@ -1,4 +1,4 @@
-"""From light to picture: exposure, colour, lens, noise and the file's own losses."""
+"""Camera model, from light to picture: exposure, colour, lens, noise and compression."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from edgecrack.rendering.noise import Floats
 
-_MARGIN = 32  # pixels by which the sheet of noise is larger than a picture
+_MARGIN = 32  # pixels by which the noise field is larger than a picture
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """How one camera turns light into pixels."""
+    """Parameters by which one camera turns light into pixels."""
 
-    gain: Floats  # (H, W, 3) exposure, colour of the light and fall-off towards the corners
-    curve: NDArray[np.uint8]  # (256,) tone
-    blur: float  # pixels, of the lens
-    motion: int  # pixels, of the movement
+    gain: Floats  # (H, W, 3) exposure, colour of the light and vignetting
+    curve: NDArray[np.uint8]  # (256,) tone curve
+    blur: float  # pixels, lens blur
+    motion: int  # pixels, motion blur
     noise: Floats  # (H + _MARGIN, W + _MARGIN, 3) grey values
     quality: int  # of the JPEG, 0 for none
     caption: str  # written into the picture, as survey cameras do
 
 
 def drawn_sensor(rng: np.random.Generator, height: int, width: int, level: float) -> Sensor:
-    """A camera for pictures of height x width pixels whose road comes out at about `level` grey values."""
+    """Draw a random camera for pictures of height x width pixels whose road has a grey value of about `level`."""
     rows, columns = np.ogrid[:height, :width]
     down, right = np.asarray(rows / height - 0.5, np.float32), np.asarray(columns / width - 0.5, np.float32)
     corner = np.float32(rng.uniform(0.0, 0.45))
@@ -60,7 +60,7 @@ def drawn_sensor(rng: np.random.Generator, height: int, width: int, level: float
 
 
 def photographed(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture, uint8 (H, W, 3), of float32 light in which 128 is a road in good exposure. `light` is used up."""
+    """The picture, uint8 (H, W, 3), of float32 light, where 128 is a well-exposed road. Overwrites `light`."""
     height, width = light.shape[:2]
     cv2.multiply(light, sensor.gain, dst=light)
     if sensor.blur:

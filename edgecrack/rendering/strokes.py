@@ -1,4 +1,4 @@
-"""Thin lines on the ground, and how they look in a picture: cracks, joints, seams."""
+"""Thin lines on the ground (cracks, joints, seams) and their projection and rasterisation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from edgecrack.rendering.camera import Camera, Matrix
 
 OVERSAMPLE = 4
-THINNEST_LABEL = 0.7  # pixels; a thinner piece is drawn but is nobody's crack yet
-FAINTEST_LABEL = 0.18  # width times strength; fainter is lost in the grain
-_LABEL_MARGIN = 0.8  # pixels that lens and hand add to the width of a labelled crack
+THINNEST_LABEL = 0.7  # pixels; thinner pieces are drawn but not labelled
+FAINTEST_LABEL = 0.18  # width times strength; fainter pieces are lost in the grain
+_LABEL_MARGIN = 0.8  # pixels that lens and annotator add to the width of a labelled crack
 _SHADES = 24
 
 
 @dataclass(frozen=True)
 class Strokes:
-    """Polylines on the ground, one after the other."""
+    """Polylines on the ground, concatenated."""
 
     points: Matrix  # (P, 2) metres
     width: Matrix  # (P,) metres
-    strength: Matrix  # (P,) share of the light it takes, 0..1
+    strength: Matrix  # (P,) share of light absorbed, 0..1
     line: NDArray[np.int64]  # (P,) which polyline a point belongs to
 
     @classmethod
@@ -33,7 +33,7 @@ class Strokes:
 
     @classmethod
     def from_path(cls, points: Matrix, width: Matrix | float, strength: Matrix | float) -> Strokes:
-        """One polyline (P, 2) with a width and a strength for all of it, or one of each a point."""
+        """One polyline (P, 2) with a width and a strength, constant or per point."""
         count = len(points)
         return cls(
             points, np.broadcast_to(width, count).astype(float), np.broadcast_to(strength, count).astype(float),
@@ -42,7 +42,7 @@ class Strokes:
 
     @classmethod
     def joined(cls, parts: Sequence[Strokes]) -> Strokes:
-        """All the polylines of `parts` as one."""
+        """All polylines of `parts` together."""
         if not parts:
             return cls.none()
         lines, taken = [], 0
@@ -57,7 +57,7 @@ class Strokes:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Straight pieces of strokes in a picture."""
+    """Straight segments of strokes in a picture."""
 
     ends: Matrix  # (S, 2, 2) column and row of both ends
     width: Matrix  # (S,) pixels
@@ -71,7 +71,7 @@ class Pieces:
 
 
 def projected(strokes: Strokes, camera: Camera, height: int, width: int, finest: float = 1.5) -> Pieces:
-    """The strokes as a camera with a picture of height x width pixels sees them, in pieces of about `finest` pixels."""
+    """Project strokes into a picture of height x width pixels, as segments of about `finest` pixels."""
     matrix = camera.ground_to_image()
     seen = np.column_stack([strokes.points, np.ones(len(strokes.points))]) @ matrix.T
     depth = np.where(seen[:, 2] > 1e-3, seen[:, 2], np.nan)
@@ -79,7 +79,7 @@ def projected(strokes: Strokes, camera: Camera, height: int, width: int, finest:
     reach = 0.1 * max(height, width)
     with np.errstate(invalid="ignore"):
         near = ((image > -reach) & (image < np.array([width, height]) + reach)).all(axis=1)
-    line = strokes.line * 2**20 + np.cumsum(~near)  # a line that leaves the picture and comes back is two
+    line = strokes.line * 2**20 + np.cumsum(~near)  # a line that leaves the picture and returns becomes two
     chosen = np.flatnonzero(near)
     chosen = chosen[_worth_keeping(image[chosen], line[chosen], finest)]
     first, last = chosen[:-1], chosen[1:]
@@ -87,7 +87,7 @@ def projected(strokes: Strokes, camera: Camera, height: int, width: int, finest:
     first, last = first[together], last[together]
     long_here = np.maximum(np.linalg.norm(image[last] - image[first], axis=1), 1e-6)
     long_there = np.linalg.norm(strokes.points[last] - strokes.points[first], axis=1)
-    # What a homography does to an area, over what it does to a length along the line, is what it does to the width.
+    # A homography scales the width by its scaling of area over its scaling of length along the line.
     area = abs(np.linalg.det(matrix)) / depth[last] ** 3
     wide = (strokes.width[first] + strokes.width[last]) / 2 * area * long_there / long_here
     return Pieces(np.stack([image[first], image[last]], axis=1), wide, strokes.strength[last])
@@ -106,8 +106,8 @@ def _worth_keeping(image: Matrix, line: NDArray[np.int64], finest: float) -> NDA
 
 
 def shade(pieces: Pieces, height: int, width: int) -> NDArray[np.uint8]:
-    """How much light the pieces take from each pixel: uint8 (height, width), 255 for all of it."""
-    thin = np.minimum(1.0, pieces.width * OVERSAMPLE)  # thinner than a sample: paler in its place
+    """The share of light that the pieces absorb at each pixel: uint8 (height, width), 255 for all of it."""
+    thin = np.minimum(1.0, pieces.width * OVERSAMPLE)  # lines thinner than a sample are drawn paler instead
     level = np.clip(np.rint(pieces.strength * thin * _SHADES), 0, _SHADES).astype(np.int64)
     kept = (level > 0) & (pieces.width > 0.12)
     canvas = np.zeros((height * OVERSAMPLE, width * OVERSAMPLE), np.uint8)
@@ -117,7 +117,7 @@ def shade(pieces: Pieces, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def label(pieces: Pieces, height: int, width: int) -> NDArray[np.bool_]:
-    """Where somebody would mark a crack: bool (height, width), the pixels that the pieces cover by half or more."""
+    """Crack mask as an annotator would draw it: bool (height, width), pixels at least half covered by the pieces."""
     kept = (pieces.width >= THINNEST_LABEL) & (pieces.width * pieces.strength >= FAINTEST_LABEL)
     if not kept.any():
         return np.zeros((height, width), np.bool_)
@@ -128,7 +128,7 @@ def label(pieces: Pieces, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def _draw(canvas: NDArray[np.uint8], ends: Matrix, width: Matrix, level: NDArray[np.int64]) -> None:
-    """Draw on the fine canvas, 10 grey values a shade, the strongest last and therefore on top."""
+    """Draw on the oversampled canvas, 10 grey values per shade, the strongest last and thus on top."""
     thick = np.clip(np.rint(width * OVERSAMPLE), 1, 255).astype(np.int64)
     fixed = np.rint(((ends + 0.5) * OVERSAMPLE - 0.5) * 4).astype(np.int32)
     key = level * 256 + thick

@@ -1,4 +1,4 @@
-"""What the ground is made of: grains, soil and verge as tiles that repeat, seen from any height without aliasing."""
+"""Ground textures: grain, soil and verge as repeating tiles, rendered from any height without aliasing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from edgecrack.rendering.camera import Band, Camera, Matrix
 from edgecrack.rendering.noise import Floats, cloudy, softened, standardised, stones
 
-GRAIN_MEAN = 128.0  # the grey value of a grain that changes nothing
+GRAIN_MEAN = 128.0  # the grey value of grain that leaves the soil unchanged
 SOIL_SIDE = 256  # texels
-_PEBBLES = 8.0  # pixels between stones from which on each has a shape
-_CLOSE = 0.0005  # metres a pixel, below which one sees the pores of concrete
+_PEBBLES = 8.0  # pixels between stones from which each has a visible shape
+_CLOSE = 0.0005  # metres per pixel below which the pores of concrete are visible
 
 
 class GroundTexture:
-    """A tile of ground, repeated for ever; `texel` is the size of one of its pixels in metres (x, y)."""
+    """An endlessly repeated tile of ground; `texel` is the size of one of its pixels in metres (x, y)."""
 
     def __init__(self, tile: NDArray[np.uint8], texel: tuple[float, float]) -> None:
         self._tile = tile
@@ -25,7 +25,7 @@ class GroundTexture:
         self._shrunk: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def seen(self, camera: Camera, over: list[Band], height: int, width: int) -> NDArray[np.uint8]:
-        """The ground as uint8 (height, width, 3); rows outside the bands `over` are black."""
+        """Render the ground as uint8 (height, width, 3); rows outside the bands `over` are black."""
         picture = np.zeros((height, width, 3), np.uint8)
         to_ground = np.linalg.inv(camera.ground_to_image())
         for band in over:
@@ -39,14 +39,14 @@ class GroundTexture:
         return picture
 
     def _for(self, band: Band) -> NDArray[np.uint8]:
-        """The tile shrunk until a texel is a pixel of the band: each pixel sees the mean of its ground."""
+        """The tile shrunk until a texel is as large as a pixel of the band, which then sees the mean of its ground."""
         size = []
         for side, texel, step in zip(self._tile.shape[1::-1], self._texel, (band.across, band.along), strict=True):
             size.append(int(np.clip(round(side * texel / step), 4, side)))
         key = (size[0], size[1])
         if key not in self._shrunk:
             source = self._halved[0]
-            for level in range(1, 8):  # from the smallest halving that is still large enough: a tenth of the work
+            for level in range(1, 8):  # start from the smallest sufficient halving: a tenth of the work
                 if min(source.shape[1] / key[0], source.shape[0] / key[1]) < 2.0:
                     break
                 if level == len(self._halved):
@@ -62,7 +62,7 @@ class GroundTexture:
         height, width = tile.shape[:2]
         long = np.array([self._tile.shape[1] * self._texel[0], self._tile.shape[0] * self._texel[1]])
         scale = np.diag([width / long[0], height / long[1], 1.0])
-        # The way travelled is taken off in whole tiles, so that coordinates stay small however far the camera has come.
+        # Whole tiles of the distance travelled are subtracted, so that coordinates stay small.
         back = np.eye(3)
         back[:2, 2] = -np.floor(np.array([camera.x, camera.y]) / long) * long
         half = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
@@ -70,10 +70,10 @@ class GroundTexture:
 
 
 def asphalt_grain(rng: np.random.Generator, side: int, texel: float, coarser: float = 1.0) -> NDArray[np.uint8]:
-    """Aggregate in binder: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel; `coarser` times as large."""
+    """Aggregate in binder, enlarged by `coarser`: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres per pixel."""
     spacing = coarser * rng.uniform(0.004, 0.011) / texel
     field = rng.uniform(0.2, 0.7) * rng.standard_normal((side, side), np.float32)
-    worn = rng.uniform(0.35, 1.0)  # how far the binder is off the stones
+    worn = rng.uniform(0.35, 1.0)  # how much binder is worn off the stones
     for scale, weight in ((1.0, worn), (0.55, 0.6)):
         stony = _pebbles if spacing * scale > _PEBBLES else _aggregate
         field += np.float32(weight) * stony(rng, side, spacing * scale)
@@ -87,13 +87,13 @@ def asphalt_grain(rng: np.random.Generator, side: int, texel: float, coarser: fl
 
 
 def concrete_grain(rng: np.random.Generator, side: int, texel: float, grooves: bool = False) -> NDArray[np.uint8]:
-    """Sand and cement skin with pores: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres a pixel."""
+    """Sand and cement skin with pores: uint8 (side, side, 3) around GRAIN_MEAN, `texel` metres per pixel."""
     fine = standardised(softened(rng.standard_normal((side, side), np.float32), rng.uniform(0.4, 0.9)))
     blotched = cloudy(rng, side, side, rng.uniform(0.6, 1.1))
     field = fine * 0.6 + blotched * rng.uniform(0.4, 1.4)
     if rng.random() < 0.3:  # broomed across the road
         field += rng.uniform(0.3, 0.9) * cloudy(rng, side, side, 0.6, stretch=16.0).T
-    if rng.random() < 0.4:  # sand laid bare
+    if rng.random() < 0.4:  # exposed sand
         field += rng.uniform(0.2, 0.7) * _aggregate(rng, side, max(2.0, 0.004 / texel))
     field = standardised(field)
     many = np.exp(rng.uniform(np.log(0.0001), np.log(0.003), 2))
@@ -102,7 +102,7 @@ def concrete_grain(rng: np.random.Generator, side: int, texel: float, grooves: b
     tint = cloudy(rng, side, side, 1.0)
     light = 1.0 + np.float32(rng.uniform(0.035, 0.13)) * field
     colourful = rng.uniform(0.0, 0.02)
-    if texel < _CLOSE:  # bubbles of air
+    if texel < _CLOSE:  # air bubbles
         bubbles, size = rng.uniform(0.00002, 0.0002), rng.uniform(0.0004, 0.0015) / texel
         light *= 1.0 - rng.uniform(0.3, 0.9) * np.clip(_specks(rng, side, bubbles, size, blotched > -1.0), 0.0, 1.0)
     if grooves:
@@ -111,7 +111,7 @@ def concrete_grain(rng: np.random.Generator, side: int, texel: float, grooves: b
 
 
 def _grooved(rng: np.random.Generator, side: int, texel: float) -> Floats:
-    """Grooves sawn or raked across the road or along it, a whole number of them in a tile."""
+    """Grooves sawn or raked across or along the road, a whole number of them per tile."""
     count = max(1, round(side * texel / rng.uniform(0.012, 0.03)))
     place = (np.arange(side, dtype=np.float32) * (count / side)) % 1.0 * (side / count)  # pixels from the last one
     wide = max(rng.uniform(0.002, 0.004) / texel, 0.7)
@@ -122,7 +122,7 @@ def _grooved(rng: np.random.Generator, side: int, texel: float) -> Floats:
 
 
 def weathered(rng: np.random.Generator, soil: NDArray[np.uint8], years: float) -> NDArray[np.uint8]:
-    """The soil with what years, 0..1, do to concrete: streaks that run down it, dark growth, white bloom and rust."""
+    """The soil with concrete weathering of `years`, 0..1: vertical streaks, dark growth, white bloom and rust."""
     side = soil.shape[0]
     light = 1.0 + years * rng.uniform(0.0, 0.12) * cloudy(rng, side, side, 0.8, stretch=rng.uniform(3.0, 12.0))
     shape = cloudy(rng, side, side, rng.uniform(0.7, 1.1))
@@ -146,10 +146,10 @@ def weathered(rng: np.random.Generator, soil: NDArray[np.uint8], years: float) -
 def road_soil(
     rng: np.random.Generator, colour: Matrix, unrest: float, tracks: list[tuple[float, float, float]], long: float
 ) -> NDArray[np.uint8]:
-    """The colour of the road at large: uint8 (SOIL_SIDE, SOIL_SIDE, 3), a square of `long` metres around x = 0.
+    """The large-scale colour of the road: uint8 (SOIL_SIDE, SOIL_SIDE, 3), a square of `long` metres around x = 0.
 
-    colour: BGR of the clean road; unrest: deviation of its light as a share; tracks: (x, width, change) of the stripes
-    that traffic leaves, in metres and as a share of light.
+    colour: BGR of the clean road; unrest: relative standard deviation of its light; tracks: (x, width, change) of the
+    stripes that traffic leaves, in metres and as a relative change of light.
     """
     side = SOIL_SIDE
     light = 1.0 + unrest * (0.7 * cloudy(rng, side, side, rng.uniform(1.1, 1.8)) + 0.3 * cloudy(rng, side, side, 0.8))
@@ -184,7 +184,7 @@ def verge(rng: np.random.Generator, side: int = 256) -> NDArray[np.uint8]:
 
 
 def _aggregate(rng: np.random.Generator, side: int, spacing: float) -> Floats:
-    """Stones `spacing` pixels apart, some bare and lit from one side; too small to be seen, they are noise."""
+    """Stones `spacing` pixels apart, some bare and lit from one side; noise if they are too small to be visible."""
     if spacing < 1.6:
         return standardised(softened(rng.standard_normal((side, side), np.float32), 0.7))
     value, distance = stones(rng, side, spacing)
@@ -194,9 +194,9 @@ def _aggregate(rng: np.random.Generator, side: int, spacing: float) -> Floats:
 
 
 def _pebbles(rng: np.random.Generator, side: int, spacing: float) -> Floats:
-    """Stones `spacing` pixels apart, each of its own tone and lit from one side, some under binder; deviation 1."""
+    """Stones `spacing` pixels apart, each with its own tone, lit from one side, some under binder; deviation 1."""
     tone, distance = stones(rng, side, spacing)
-    other, _ = stones(rng, side, spacing * 0.23)  # what a broken stone is like within
+    other, _ = stones(rng, side, spacing * 0.23)  # variation within a broken stone
     ragged = distance + np.float32(rng.uniform(0.05, 0.12)) * cloudy(rng, side, side, 1.0, coarsest=0.1)
     solid = np.clip((0.58 + 0.07 * tone - ragged) * np.float32(0.35 * spacing), 0.0, 1.0)
     solid *= tone > np.float32(rng.uniform(-0.9, 0.6))
@@ -210,13 +210,13 @@ def _pebbles(rng: np.random.Generator, side: int, spacing: float) -> Floats:
 
 
 def _grains(field: Floats, tint: Floats, colourful: float) -> NDArray[np.uint8]:
-    """A field of mean 1 as three channels, some grains warmer and some cooler."""
+    """A field of mean 1 as uint8 with three channels, some grains warmer and some cooler."""
     warm = standardised(tint) * colourful
     return np.asarray(np.clip(np.stack([field - warm, field, field + warm], -1) * GRAIN_MEAN, 2, 253), np.uint8)
 
 
 def _lit(rng: np.random.Generator, heights: Floats) -> Floats:
-    """The light and shade that a low sun makes of heights, deviation 1."""
+    """Relief shading of heights by a low sun, standard deviation 1."""
     angle = rng.uniform(0.0, 2 * np.pi)
     slope = np.cos(angle) * (np.roll(heights, 1, 1) - heights) + np.sin(angle) * (np.roll(heights, 1, 0) - heights)
     return standardised(slope)
@@ -231,7 +231,7 @@ def _specks(rng: np.random.Generator, side: int, share: float, sigma: float, whe
 
 
 def _stains(rng: np.random.Generator, side: int) -> Floats:
-    """Oil, water and lime: a change of light as a share, in blots with soft but uneven edges."""
+    """Stains of oil, water and lime: relative change of light, in blots with soft but uneven edges."""
     change = np.zeros((side, side), np.float32)
     shape = cloudy(rng, side, side, 1.3)
     for _ in range(rng.poisson(2.0)):

@@ -1,4 +1,4 @@
-"""What single roads have and real sets show too little of: close views, coarse stone, hair and wide cracks, litter, night."""
+"""Special features that real sets show too rarely: close views, coarse stone, hair and wide cracks, litter, night."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STREAM = 3  # of a seed's random numbers; its own: a road without anything special looks as if there were no such thing
+STREAM = 3  # separate random stream of a seed, so that these draws leave roads without special features unchanged
 
 
 @dataclass(frozen=True)
 class Variety:
-    """What is special about one road; by default nothing is."""
+    """The special features of one road; none by default."""
 
-    close: bool = False  # seen from a hand's breadth to an arm's length, where the view is for the seed to choose
-    coarser: float = 1.0  # how much larger the stones of asphalt are
+    close: bool = False  # close view, over 8 to 50 cm of ground, if the view is "any"
+    coarser: float = 1.0  # factor on the size of asphalt's stones
     grooves: bool = False  # cut into concrete
     paving: float = 0.0  # side of small slabs in metres, 0 for none
     cracks: str = "usual"  # or "hair" or "wide"
-    litter: float = 0.0  # straws, twigs, cables and chalk a block
-    wet: float = 0.0  # 0 is dry, at 1 there is water over half of it
-    drying: bool = False  # cracks are wet still, and the road beside them
+    litter: float = 0.0  # mean straws, twigs, cables and chalk marks per block
+    wet: float = 0.0  # 0 is dry; at 1, water covers half of it
+    drying: bool = False  # cracks and the road beside them are still wet
     night: bool = False
 
 
 def drawn_variety(seed: int) -> Variety:
-    """What is special about the road of a seed; one in five has nothing."""
+    """Draw the special features of the road of a seed; one road in five has none."""
     rng = np.random.default_rng((seed, STREAM))
     chance = rng.random(9)
     weather = chance[6]

@@ -1,4 +1,4 @@
-"""Rain: ground that is darker where it is wet, water that mirrors the sky, and cracks that stay wet while the road dries."""
+"""Rain: darker wet ground, water that mirrors the sky, and cracks that stay wet while the road dries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgecrack.rendering.noise import Floats, cloudy
 from edgecrack.rendering.surface import GroundTexture
 
 _SIDE = 256  # texels
-_COVERED = 0.6  # by water that mirrors, above which nobody sees a crack
+_COVERED = 0.6  # share of mirrored light above which no crack can be seen
 
 
 class Water:
-    """Where the road of one seed is wet; `wet` is 0..1, `long` metres after which it repeats."""
+    """The wetness of one road: `wet` is 0..1, and the pattern repeats after `long` metres."""
 
     def __init__(self, rng: np.random.Generator, wet: float, long: float) -> None:
         depth = cloudy(rng, _SIDE, _SIDE, rng.uniform(1.2, 1.9)) + np.float32(2.2 * wet - 1.4)
@@ -27,7 +27,7 @@ class Water:
         self._straight, self._grazing = float(rng.uniform(0.03, 0.2)), float(rng.uniform(0.3, 0.8))
 
     def lay(self, picture: Floats, mask: NDArray[np.bool_], camera: Camera, over: list[Band]) -> None:
-        """Wet the ground of `picture`, float32 (H, W, 3), in place, and take what water hides out of the mask."""
+        """Wet the ground of `picture`, float32 (H, W, 3), in place, and remove what water hides from the mask."""
         height, width = mask.shape
         depth = self._ground.seen(camera, over, height, width)[..., 0].astype(np.float32)
         soaked = np.clip((depth - 110.0) / 40.0, 0.0, 1.0)
@@ -38,7 +38,7 @@ class Water:
         mask &= mirrors < _COVERED
 
     def _mirrored(self, camera: Camera, height: int, width: int) -> NDArray[np.float32]:
-        """Share of the light that water sends back, (height, 1): more towards the horizon."""
+        """Share of light that water reflects, (height, 1): more towards the horizon."""
         left, right = horizon_rows(camera, width)
         below = np.arange(height) - (left + right) / 2  # rows under the horizon
         steep = np.clip(below / np.hypot(below, camera.focal), 0.0, 1.0)
@@ -46,9 +46,9 @@ class Water:
 
 
 def damp_beside(dark: NDArray[np.uint8], wide: float, rng: np.random.Generator) -> Floats:
-    """The light that is left around cracks that still hold water: float32 (H, W), from where they are dark, uint8 (H, W).
+    """The share of light left around cracks that still hold water, float32 (H, W), from their `dark`, uint8 (H, W).
 
-    wide: of the damp beside a crack, in pixels.
+    wide: width of the damp beside a crack, in pixels.
     """
     held = np.where(dark > 20, 255, 0).astype(np.uint8)
     damp = cv2.GaussianBlur(held, (0, 0), wide).astype(np.float32) * np.float32(1 / 255)

@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, against the most that it could and the script that everybody writes."""
+"""Benchmark of a model on this machine, against the upper limit and the script that everybody writes."""
 
 from edgecrack.speed.measure import Speed, Spread, measure
 from edgecrack.speed.report import save_speed, table

@@ -1,4 +1,4 @@
-"""A net with nothing around it: what the library alone makes of frames that are ready."""
+"""The bare net: the inference library alone, on frames that are already prepared."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MODES = "latency", "throughput"
 
 
 class BareNets(Closing):
-    """A model loaded once for each way to call it: "latency" one call at a time, "throughput" as many as the library likes.
+    """A model loaded once per mode: "latency", one call at a time, and "throughput", as many as the library likes.
 
-    On OpenVINO these are its two performance hints, called without edgecrack's backend, with the same precision.
+    On OpenVINO these are its two performance hints, called without edgecrack's backend, at the same precision.
     """
 
     def __init__(self, model: Path, backend: str = "auto", device: int = 0) -> None:
@@ -43,7 +43,7 @@ class BareNets(Closing):
             self._stack = stack.pop_all()
 
     def milliseconds(self, mode: str, frames: list[Frames], calls: int) -> list[float]:
-        """From answer to answer of `calls` calls, as many of them in flight as the mode has; the first is not counted."""
+        """Milliseconds from result to result of `calls` calls, pipelined as the mode says; the first is not counted."""
         submit, collect, depth = self._calls[mode]
         ends = []
         for call in range(calls + depth + 1):
@@ -55,13 +55,13 @@ class BareNets(Closing):
         return list(1e3 * np.diff(ends))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._stack.close()
         self._calls = {}
 
 
 def _openvino(model: Path, mode: str) -> tuple[Callable[[Frames], None], Callable[[], None], int]:
-    """How a call is started, how its answer is waited for, and how many calls to have in flight."""
+    """(start a call, wait for its result, number of calls to keep in flight)."""
     import openvino
 
     from edgecrack.runtime.backends.openvino import compiled
@@ -83,7 +83,7 @@ def _openvino(model: Path, mode: str) -> tuple[Callable[[Frames], None], Callabl
 
 
 def ready_frames(source: str, spec: ModelSpec, count: int) -> list[Frames]:
-    """The first frames of `source` as a net of `spec` takes them: `count` of uint8 `spec.input_shape`, each frame repeated
+    """The first `count` frames of `source` as inputs of a net of `spec`: uint8 `spec.input_shape`, each frame repeated
     to fill the batch."""
     ready = []
     for frame in first_frames(source, count):

@@ -1,6 +1,6 @@
-"""A drive through a source in a process of its own, so that its memory and its share of the processor are its own.
+"""A drive, one measured pass through a source, in a separate process, so that memory and CPU share are its own.
 
-`python -m edgecrack.speed.drive ORDER` is that process: ORDER is the JSON of an `Order`, its answer that of a `Drive`.
+`python -m edgecrack.speed.drive ORDER` is that process: ORDER is an `Order` as JSON, its output a `Drive` as JSON.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from edgecrack.runtime import CrackDetector, Frame, JsonLines, OverlayVideo, Sin
 from edgecrack.speed.power import MeanPower
 
 STAGES = ("decode", "preprocess", "net", "postprocess", "log")
-_AHEAD = 4  # frames decoded before they are looked at: a decoder's threads go on working when a frame is out
+_AHEAD = 4  # frames decoded before they are processed: decoder threads go on working after a frame is out
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to drive.
+    """What to measure in a drive.
 
     Attributes:
         model: the model file.
         source: a video or images.
-        frames: how many of it at most.
-        way: "stages" takes frame after frame, each stage by itself; "log" streams them into lines of JSON; "overlay" draws
-            a video as well.
+        frames: maximum number of frames.
+        way: "stages" processes one frame after another and times each stage; "log" streams frames to lines of JSON;
+            "overlay" also writes a video.
         backend: as `CrackDetector` takes it.
         device: as `CrackDetector` takes it.
     """
@@ -52,15 +52,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Drive:
-    """What came of it.
+    """The measurements of a drive.
 
     Attributes:
-        fps: frames a second, from opening the source to the last line; loading the model and a first frame are left out.
-        milliseconds: of each frame: by stage, where "host" is all that is neither decoder nor net; of a stream "end to
-            end", from coming out of the decoder to being written.
-        cpu_share: of all cores, 0..1.
-        peak_memory_mb: the most that the process had resident.
-        power_w: the mean that a Jetson's monitors measured meanwhile; None where there are none.
+        fps: frames per second, from opening the source to the last line, without loading the model and a first frame.
+        milliseconds: per frame, by stage, where "host" is all that is neither decoder nor net; for a stream "end to
+            end", from leaving the decoder to being written.
+        cpu_share: share of all cores, 0..1.
+        peak_memory_mb: peak resident memory of the process.
+        power_w: mean power by a Jetson's monitors; None if there are none.
     """
 
     fps: float
@@ -71,7 +71,7 @@ class Drive:
 
 
 def drive(order: Order) -> Drive:
-    """Do it in a process of its own. Raises SourceError with that process's last words when it fails."""
+    """Run a drive in a separate process. Raises SourceError with its last line of output when it fails."""
     command = [sys.executable, "-m", "edgecrack.speed.drive", json.dumps(asdict(order))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -80,7 +80,7 @@ def drive(order: Order) -> Drive:
 
 
 def driven(order: Order) -> Drive:
-    """Do it in this process. Raises EngineError, FrameError, SourceError and MissingDependency."""
+    """Run a drive in this process. Raises EngineError, FrameError, SourceError and MissingDependency."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         alone = order.way == "stages"
@@ -111,7 +111,7 @@ def driven(order: Order) -> Drive:
 
 
 def first_frames(source: str, count: int) -> Iterator[Frame]:
-    """The first `count` of a video or of images. Raises SourceError."""
+    """The first `count` frames of a video or of images. Raises SourceError."""
     with open_source(source) as opened:
         yield from islice(opened, count)
 
@@ -151,7 +151,7 @@ def _one_by_one(detector: CrackDetector, frames: Iterator[Frame], sinks: list[Si
 
 
 def _decoded(frames: Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
-    """Each frame with the milliseconds until it came."""
+    """Each frame with its decoding time in milliseconds."""
     asked = perf_counter()
     for frame in frames:
         yield 1e3 * (perf_counter() - asked), frame

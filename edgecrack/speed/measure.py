@@ -1,4 +1,4 @@
-"""Everything about the speed of one model on one source, measured in turns, so that a slow moment hits all alike."""
+"""All speed measurements of a model on a source, taken in turns, so that a slow moment affects all alike."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from edgecrack.speed.bare import MODES, BareNets, ready_frames
 from edgecrack.speed.drive import Order, drive, first_frames
 from edgecrack.speed.plain import plain_model, plain_script_fps
 
-_READY = 8  # frames that the bare net is given in turn
+_READY = 8  # different frames for the bare net, in rotation
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How long something takes, in milliseconds: the median, and what one frame of twenty and one of a hundred exceed."""
+    """Distribution of a duration in milliseconds: the median, the 95th and the 99th percentile."""
 
     median: float
     p95: float
@@ -42,24 +42,24 @@ class Spread:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured. Rates are frames a second, medians of the rounds.
+    """The results of `measure`. Rates are frames per second, medians over the rounds.
 
     Attributes:
-        model: what ran: file, net, precision, size, backend.
-        source: what it ran on: name, size, frames, rounds.
-        machine: where.
+        model: file, net, precision, size, backend.
+        source: name, size, frames, rounds.
+        machine: what it ran on, see `machine`.
         bare: the net alone: "latency", one call at a time, and "throughput", as many as the library likes.
         decode_fps: the decoder alone.
         end_to_end_fps: from the source to lines of JSON.
         overlay_fps: from the source to lines of JSON and a video of the cracks.
-        plain_script_fps: the script that everybody writes; None where it was not run.
-        plain_script: what it ran, or why it did not.
-        milliseconds: "bare latency" and "bare throughput", from answer to answer; one frame after another "decode",
-            "preprocess", "net", "postprocess", "log", and "host", all that is neither decoder nor net; streamed "end to
-            end" and "with overlay", from decoded to written.
-        cpu_share: of all cores while streaming to JSON, 0..1.
-        peak_memory_mb: of the process that streamed to JSON.
-        power_w: of the board while streaming to JSON; None where it does not say. Not tried on a Jetson.
+        plain_script_fps: the script that everybody writes; None if it was not run.
+        plain_script: what it ran, or why it was not run.
+        milliseconds: "bare latency" and "bare throughput", from result to result; one frame after another: "decode",
+            "preprocess", "net", "postprocess", "log", and "host", all that is neither decoder nor net; streamed: "end
+            to end" and "with overlay", from decoded to written.
+        cpu_share: share of all cores while streaming to JSON, 0..1.
+        peak_memory_mb: peak memory of the process that streamed to JSON.
+        power_w: power of the board while streaming to JSON; None if it has no monitors. Not tried on a Jetson.
     """
 
     model: dict[str, str]
@@ -78,36 +78,36 @@ class Speed:
 
     @property
     def bare_fps(self) -> float:
-        """Frames a second of the net alone, called in the faster of the two ways."""
+        """Frames per second of the net alone, in the faster of the two modes."""
         return max(self.bare.values())
 
     @property
     def limit_fps(self) -> float:
-        """Frames a second if decoder and net took turns at no other cost. A pipeline that overlaps them can exceed it."""
+        """Frames per second if decoder and net took turns at no other cost; overlapping them may exceed it."""
         return 1 / (1 / self.bare_fps + 1 / self.decode_fps)
 
     @property
     def end_to_end_of_limit(self) -> float:
-        """The share of the limit that is reached."""
+        """End-to-end rate as a fraction of the limit."""
         return self.end_to_end_fps / self.limit_fps
 
     @property
     def overlay_of_limit(self) -> float:
-        """The share of the limit that is reached with a video of the cracks."""
+        """Rate with a video of the cracks as a fraction of the limit."""
         return self.overlay_fps / self.limit_fps
 
     @property
     def over_plain_script(self) -> float | None:
-        """How many times as fast as the plain script."""
+        """End-to-end rate over that of the plain script; None if that was not run."""
         return None if self.plain_script_fps is None else self.end_to_end_fps / self.plain_script_fps
 
     @property
     def joules_per_frame(self) -> float | None:
-        """What a frame takes of the board, where it says."""
+        """Energy of the board per frame; None without `power_w`."""
         return None if self.power_w is None else self.power_w / self.end_to_end_fps
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, ready for `json.dumps`."""
+        """All fields and derived values, ready for `json.dumps`."""
         derived = (
             "bare_fps",
             "limit_fps",
@@ -132,8 +132,9 @@ def measure(
 ) -> Speed:
     """Measure `rounds` times over the first `frames` of `source`, a video or images.
 
-    `plain` is the fp32 ONNX of the net for the plain script, by default the one beside `model`; `tell` hears what is being
-    measured. Raises SourceError for a camera, which shows no frame twice; what opening the model or the source raises.
+    `plain` is the net's fp32 ONNX for the plain script, by default the one beside `model`; `tell` is called with what
+    is being measured. Raises SourceError for a camera, which shows no frame twice, and what opening the model or the
+    source raises.
     """
     if scheme_of(trimmed(source)):
         raise SourceError(f"{redacted(source)} shows no frame twice; wanted a video or images")
@@ -179,7 +180,7 @@ def measure(
 
 
 class _Taken:
-    """What the rounds gave so far."""
+    """The measurements of the rounds so far."""
 
     def __init__(self) -> None:
         self.rates: dict[str, list[float]] = defaultdict(list)
@@ -206,7 +207,7 @@ class _Taken:
 
 
 def _plain(model: Path, source: str) -> tuple[Path | None, str]:
-    """What the plain script is to run, and that or why not in words."""
+    """The model that the plain script runs, if any, and a description of it or of why there is none."""
     with open_source(source) as opened:
         if not isinstance(opened, VideoSource):
             return None, "not run: it reads a video file only"
@@ -224,7 +225,7 @@ def _decode_fps(source: str, frames: int) -> float:
 
 
 def machine() -> dict[str, str | int]:
-    """What numbers were measured on: board, processor, cores, power mode of a Jetson."""
+    """The machine that measured: board, JetPack and power mode of a Jetson, processor, cores; only what is known."""
     told = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
     known: dict[str, str | int] = {

@@ -1,4 +1,4 @@
-"""The script that everybody writes, as the baseline; `plain_script.py` beside this is it, and nothing here imports it."""
+"""The baseline: the script that everybody writes, `plain_script.py` in this folder, which nothing here imports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SCRIPT = Path(__file__).with_name("plain_script.py")
 
 
 def plain_model(model: Path) -> Path:
-    """The fp32 ONNX of the same net, which the script runs: `model` itself, or scnet.onnx beside scnet.int8-cpu.onnx.
+    """The net's fp32 ONNX for the script to run: `model` itself, or scnet.onnx beside scnet.int8-cpu.onnx.
 
-    Raises EngineError, and says what was looked for, when there is none that the script can run.
+    Raises EngineError, saying what was looked for, when there is none that the script can run.
     """
     beside = model.with_name(Path(model.stem).stem + ".onnx")
     for path in (model, beside):
@@ -29,12 +29,12 @@ def plain_model(model: Path) -> Path:
 
 
 def plain_script_fps(model: Path, video: str, frames: int) -> float:
-    """Frames a second of the script over the first `frames` of `video`; loading and the first frame are left out.
+    """Frames per second of the script over the first `frames` of `video`, without loading and the first frame.
 
-    Raises EngineError with its last words when it fails.
+    Raises EngineError with its last line of output when it fails.
     """
     size = read_spec(model).frame
-    # unbuffered, so that each line tells when its frame was done, and a longer video can be left
+    # unbuffered, so that each line arrives when its frame is done, and a longer video can be cut short
     command = [sys.executable, "-u", str(SCRIPT), str(model), video, str(size.width), str(size.height)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
         try:
@@ -42,7 +42,7 @@ def plain_script_fps(model: Path, video: str, frames: int) -> float:
             done = [perf_counter() for _ in islice(script.stdout, frames)]
             words = [] if len(done) == frames else script.stderr.read().strip().splitlines()
         finally:
-            script.kill()  # or leaving the block would wait for the rest of the video
+            script.kill()  # else leaving the block would wait for the rest of the video
     if len(done) < 2:
         raise EngineError(f"the plain script failed: {(words or ['it found no second frame'])[-1]}")
     return (len(done) - 1) / (done[-1] - done[0])

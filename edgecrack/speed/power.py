@@ -1,4 +1,4 @@
-"""What a drive draws on a Jetson. Written from NVIDIA's documentation and not run on a Jetson yet."""
+"""Power that a drive draws on a Jetson. Written from NVIDIA's documentation; not run on a Jetson yet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PERIOD = 0.2  # seconds
 
 
 class MeanPower(Closing):
-    """The mean power from its making to `close`, where the board has monitors.
+    """Mean power from construction to `close`, if the board has monitors.
 
     Attributes:
-        watts: after `close`; None where it has none.
+        watts: the mean, after `close`; None without monitors.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -41,5 +41,5 @@ class MeanPower(Closing):
 
 
 def total(rails: dict[str, float]) -> float | None:
-    """Watts of the whole module: of the rail that feeds it, VDD_IN, where that is measured, else of all; None without rails."""
+    """Watts of the whole module: its input rail VDD_IN if that is measured, else the sum of all; None without rails."""
     return rails.get("VDD_IN", sum(rails.values())) if rails else None

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as a picture."""
+"""Speed measurements as a text table and as a plot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEAD = ("", "frames/s", "median ms", "p95", "p99")
 
 
 def table(speed: Speed) -> str:
-    """Lines of text: what ran where, a row for each part, and what they come to."""
+    """The measurements as text: what ran where, a row for each part, and a summary."""
     rows = [_HEAD, *(_row(label, fps, speed, stage) for label, fps, stage in _rates(speed))]
     rows.append(("one frame after another:", "", "", "", ""))
     rows += [_row(f"  {label}", None, speed, stage) for stage, label in STAGES.items()]
@@ -36,7 +36,7 @@ def table(speed: Speed) -> str:
 
 
 def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
-    """Draw the rates, with the limit, and the time of each stage up to its 99th percentile.
+    """Plot the rates, with the limit, and the time of each stage up to its 99th percentile.
 
     The suffix of `path` chooses the format (PNG, SVG, PDF); without one it is PNG. Raises MissingDependency without
     matplotlib, SourceError when the file cannot be written.
@@ -49,7 +49,7 @@ def save_speed(path: str | os.PathLike[str], speed: Speed) -> None:
 
 
 def _rates(speed: Speed) -> list[tuple[str, float | None, str]]:
-    """Label, rate and what of `Speed.milliseconds` belongs to it."""
+    """(label, rate, matching key of `Speed.milliseconds`)."""
     return [
         *((f"net alone, {mode} mode", fps, f"bare {mode}") for mode, fps in speed.bare.items()),
         ("decoder alone", speed.decode_fps, ""),

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The average of the weights of `net`; what is not a number to average, a counter, is taken as it is.
+    """Exponential moving average of the weights of `net`; integer buffers (counters) are copied.
 
     Args:
-        decay: of the average, 0 for no average at all.
+        decay: decay of the average; 0 for no average.
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
@@ -23,7 +23,7 @@ class Average:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """After a step. The first steps count more, or the fresh weights would stay in it for long."""
+        """Update after a step. Early steps count more, else the initial weights would stay in the average for long."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in self.net.state_dict().items() if self.decay else ():
@@ -32,7 +32,7 @@ class Average:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """The net has the averaged weights within the block."""
+        """Give the net the averaged weights within the block."""
         if not self.decay:
             yield
             return
@@ -44,7 +44,7 @@ class Average:
             self.net.load_state_dict(own)
 
     def load(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Take `tensors` and `steps` of a run that is continued."""
+        """Restore `tensors` and `steps` of a resumed run."""
         self.steps = steps
         for name, kept in self.tensors.items():
             kept.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""Confidence-level-based contrast: which pixels are sure, how the unsure ones are drawn to them, and the bank of examples."""
+"""Confidence-based contrastive loss: confident pixels, how others are pulled towards them, and the memory bank."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ CRACK, BACKGROUND = 1, 0
 
 @dataclass(frozen=True)
 class Contrast:
-    """The switches of learning with few labels.
+    """Hyperparameters of semi-supervised training.
 
     Attributes:
-        unlabelled_batch: unlabelled frames a step, over all processes; each gives two views.
-        embed_from: stride of the features that are compared, 2, 4 or 8.
-        temperature: of the contrast.
-        sure_crack, sure_background: the confidence from which a pixel is sure, by what it is taken for; background is easy
-            and plentiful, so more is asked of it.
-        sure_labelled: the confidence from which a labelled pixel, rightly predicted, enters the bank.
-        anchors: pixels of each class a step, at most.
-        bank_size, bank_step, bank_least: vectors of each class that the bank holds, takes a step at most, and must hold
-            before the contrast counts.
-        contrast_start, contrast_ramp: the shares of the run after which the contrast begins and over which it grows.
-        contrast_weight: of the contrast once grown.
-        instance_weight: within it, of the pull towards the bank's mean vector of a pixel's class.
-        mean_teacher: where not 0, confidence and targets come from an exponential moving average with this decay.
-        pseudo_weight: of the data imbalance loss on the sure pixels of unlabelled frames.
+        unlabelled_batch: unlabelled frames per step, over all processes; each gives two views.
+        embed_from: stride of the decoder features that are compared, 2, 4 or 8.
+        temperature: temperature of the contrastive (InfoNCE) loss.
+        sure_crack, sure_background: confidence from which a pixel counts as sure, by predicted class; background is
+            easy and plentiful, so its bar is higher.
+        sure_labelled: confidence from which a correctly predicted labelled pixel enters the bank.
+        anchors: maximum number of anchor pixels per class in each contrastive term.
+        bank_size, bank_step, bank_least: vectors per class that the bank holds at most, takes per step at most, and
+            must hold before the contrastive loss counts.
+        contrast_start, contrast_ramp: fractions of the run after which the contrastive loss starts and over which its
+            weight grows.
+        contrast_weight: weight of the contrastive loss after the ramp.
+        instance_weight: within it, weight of the pull towards the bank's mean vector of a pixel's class.
+        mean_teacher: if not 0, confidence and targets come from a mean teacher: an exponential moving average of the
+            weights with this decay.
+        pseudo_weight: weight of the data imbalance loss on the sure pixels of unlabelled frames (pseudo-labels).
     """
 
     unlabelled_batch: int = 4
@@ -72,7 +74,7 @@ class Contrast:
 
 
 class Bank(nn.Module):
-    """The newest embeddings of sure pixels, by class; part of what a resumed run needs. Takes no gradient."""
+    """Memory bank of the newest embeddings of sure pixels per class, without gradient; saved for resuming."""
 
     vectors: Tensor
     counts: Tensor
@@ -80,20 +82,20 @@ class Bank(nn.Module):
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(2, size, width))
-        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # ever taken
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # taken so far
 
     def of(self, kind: int) -> Tensor:
-        """A copy of the vectors of a class, (k, D): newer ones may take their place before the gradient has been computed."""
+        """A copy of the vectors of a class, (k, D), since newer ones may overwrite them before the backward pass."""
         return self.vectors[kind, : int(self.counts[kind].clamp(max=self.vectors.shape[1]))].clone()
 
     @property
     def least(self) -> int:
-        """How many vectors the class with fewer has."""
+        """Number of vectors of the class that has fewer."""
         return min(int(self.counts.min()), self.vectors.shape[1])
 
     @torch.no_grad()
     def take(self, kind: int, vectors: Tensor) -> None:
-        """(k, D) vectors of a class in place of the oldest; those of all processes, the same in each."""
+        """Replace the oldest vectors of a class by (k, D) new ones, gathered from all processes, alike in each."""
         vectors = _gathered(vectors)[-self.vectors.shape[1] :]
         first = int(self.counts[kind])
         places = (first + torch.arange(len(vectors), device=vectors.device)) % self.vectors.shape[1]
@@ -102,20 +104,20 @@ class Bank(nn.Module):
 
 
 def sure(p: Tensor, contrast: Contrast) -> Tensor:
-    """Whether each crack probability is high or low enough to be taken at its word."""
+    """Whether each crack probability is high or low enough to count as sure."""
     return (p >= contrast.sure_crack) | (1 - p >= contrast.sure_background)
 
 
 def confidence(p: Tensor) -> Tensor:
-    """max(p, 1 - p)."""
+    """Confidence of a crack probability: max(p, 1 - p)."""
     return torch.maximum(p, 1 - p)
 
 
 def directional(f: Tensor, p: Tensor, other_f: Tensor, other_p: Tensor, bank: Bank, contrast: Contrast) -> Tensor:
-    """The pull of the pixels of one view towards the same pixels of the other where that one is sure and they are less so.
+    """Contrastive loss that pulls pixels of one view to those of the other where that is sure and more confident.
 
     Args:
-        f, other_f: embeddings (n, D); no gradient reaches the other's.
+        f, other_f: embeddings (n, D); no gradient reaches `other_f`.
         p, other_p: crack probabilities (n,).
     """
     drawn = sure(other_p, contrast) & (confidence(p) < confidence(other_p))
@@ -123,20 +125,20 @@ def directional(f: Tensor, p: Tensor, other_f: Tensor, other_p: Tensor, bank: Ba
 
 
 def instance(f: Tensor, crack: Tensor, used: Tensor, bank: Bank, contrast: Contrast) -> Tensor:
-    """The pull of pixels towards the bank's mean vector of their class: (n, D), their class and which count, bool (n,)."""
+    """Contrastive loss that pulls `f` (n, D) to the bank's mean vector of its class; `crack`, `used` are bool (n,)."""
     means = torch.stack([F.normalize(bank.of(kind).sum(0), dim=0) for kind in (BACKGROUND, CRACK)])
     return _by_class(f, means[crack.long()], crack, used, bank, contrast)
 
 
 def info_nce(anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Mean of logsumexp(pos, neg...) - pos over anchors (n, D), each with its positive (n, D) and all negatives (k, D)."""
+    """InfoNCE: mean of logsumexp(pos, neg...) - pos over anchors (n, D), with positives (n, D), negatives (k, D)."""
     close = (anchors * positives.detach()).sum(1, keepdim=True) / temperature
     far = anchors @ negatives.detach().T / temperature
     return (torch.logsumexp(torch.cat([close, far], 1), 1) - close[:, 0]).mean()
 
 
 def _by_class(f: Tensor, positives: Tensor, crack: Tensor, used: Tensor, bank: Bank, contrast: Contrast) -> Tensor:
-    """The mean over the classes that have anchors; a zero that keeps the graph where none has."""
+    """Mean InfoNCE over the classes that have anchors; if none has, a zero that keeps the graph."""
     losses = []
     for kind in (BACKGROUND, CRACK):
         chosen = _some(used & (crack == bool(kind)), contrast.anchors)
@@ -146,13 +148,13 @@ def _by_class(f: Tensor, positives: Tensor, crack: Tensor, used: Tensor, bank: B
 
 
 def _some(among: Tensor, count: int) -> Tensor:
-    """The places of at most `count` of the true values, drawn at random."""
+    """Indices of at most `count` of the true values, drawn at random."""
     places = among.nonzero()[:, 0]
     return places[torch.randperm(len(places))[:count].to(places.device)]
 
 
 def newest(f: Tensor, groups: list[Tensor], count: int) -> Tensor:
-    """At most `count` of the (n, D) vectors: any of the first group, bool (n,), then any of the next."""
+    """At most `count` of the (n, D) vectors: random ones of the first group, bool (n,), then of the next."""
     places = torch.cat([_some(group, count) for group in groups])[:count]
     return f[places]
 

@@ -1,4 +1,4 @@
-"""Which crop comes when: each depends on the seed and its number in the run alone, whoever draws it."""
+"""Drawing of crops: each depends on the seed and its number in the run alone, whichever thread or process draws it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgecrack.training.data import Frames
 from edgecrack.training.recipes import Recipe
 from edgecrack.training.views import AT_OWN_SCALE, Image, Mask, two_views, view_for
 
-Arrays = dict[str, NDArray[Any]]  # of one step: by name, the first axis being the crop
+Arrays = dict[str, NDArray[Any]]  # of one step, by name; the first axis is the crop
 
 
 @dataclass(frozen=True)
 class Crops:
     """The labelled crops of a run.
 
-    A run that is resumed sees what an undisturbed one would, and several processes see together what one would see.
+    A resumed run sees the same crops as an uninterrupted one, and several processes together the same as a single one.
     """
 
     sets: Sequence[Frames]
@@ -56,7 +56,7 @@ class Views:
         """`first` and `second` uint8 (n, H, W, 3), `corners` int64 (n, 2, 2), `flips` bool (n, 2): see `two_views`."""
         parts: dict[str, list[NDArray[Any]]] = {"first": [], "second": [], "corners": [], "flips": []}
         for number in numbers:
-            rng = np.random.default_rng((self.recipe.seed, number, 1))  # 1: not the labelled crop's of this number
+            rng = np.random.default_rng((self.recipe.seed, number, 1))  # 1: another stream than the labelled crop's
             chosen, index = place(self.sets, self.recipe, number, rng)
             (first, second), corners, flips = two_views(self.sets[chosen][index].image, self.recipe.crop, rng)
             for name, part in (("first", first), ("second", second), ("corners", corners), ("flips", flips)):
@@ -65,7 +65,7 @@ class Views:
 
 
 def place(sets: Sequence[Frames], recipe: Recipe, number: int, rng: np.random.Generator) -> tuple[int, int]:
-    """The set and the frame that crop `number` of a run is cut from."""
+    """The indices (set, frame) that crop `number` of a run is cut from."""
     if recipe.order == "drawn":
         chosen = int(rng.integers(len(sets)))
         return chosen, int(rng.integers(len(sets[chosen])))
@@ -77,14 +77,14 @@ def place(sets: Sequence[Frames], recipe: Recipe, number: int, rng: np.random.Ge
 
 
 def scales_shown(recipe: Recipe, sets: Sequence[Frames]) -> tuple[float, float]:
-    """The least and the greatest scale at which a run shows frames, 1 being their own size.
+    """The smallest and the largest scale at which a run shows frames, 1 being their own size.
 
-    Of each set the first frame counts for all.
+    The first frame of each set stands for all of it.
     """
     if recipe.augmentation in AT_OWN_SCALE:
         return 1.0, 1.0
     shapes = [frames[0].image.shape for frames in sets if len(frames)]
-    if recipe.augmentation == "fast":  # a window ends where the frame does, however small its scale was to be
+    if recipe.augmentation == "fast":  # a window cannot exceed the frame, whatever scale was drawn
         side = max(recipe.crop.height, recipe.crop.width)
         least = max(SCALES[0], min((side / min(shape[:2]) for shape in shapes), default=0.0))
         return least, max(SCALES[1], least)

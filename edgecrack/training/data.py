@@ -1,4 +1,4 @@
-"""What a net is trained on: labelled sets and rendered roads, a slice of each held back."""
+"""Training data: labelled sets and rendered roads, with a part of each held back for validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgecrack.layouts import find_pairs
 from edgecrack.memory import available_memory
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 
-_NAMED = 20  # bad frames are named one by one, the others counted
+_NAMED = 20  # bad frames that are named one by one; the others are counted
 
 
 class Frames(Protocol):
@@ -32,7 +32,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class RenderedFrames:
-    """`count` rendered roads from `first_seed` on; never a seed that a demo uses."""
+    """`count` rendered roads with seeds from `first_seed` on, none of which a demo uses."""
 
     count: int
     first_seed: int = DEMO_SEEDS.stop
@@ -42,7 +42,7 @@ class RenderedFrames:
         return self.count
 
     def __getitem__(self, index: int) -> LabelledFrame:
-        if not 0 <= index < self.count:  # the seed before the first is a demo's
+        if not 0 <= index < self.count:  # the seed before the first belongs to a demo
             raise IndexError(index)
         seed = self.first_seed + index
         image, mask = rendered_frame(seed, *((512, 512), (512, 768))[index % 2])
@@ -50,7 +50,7 @@ class RenderedFrames:
 
 
 class Kept:
-    """A set whose frames stay in memory once read, as many as fit in `budget` bytes; the others are read each time."""
+    """A set that caches frames in memory once read, up to `budget` bytes; the others are read each time."""
 
     def __init__(self, frames: Frames, budget: int = 2 << 30) -> None:
         self.frames, self.name, self._left = frames, frames.name, budget
@@ -71,7 +71,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class CentreLines:
-    """A set whose masks are the middle of its cracks, a pixel wide: a pixel is added all round, or shrinking would break them."""
+    """A set whose masks are one-pixel centre lines, dilated by a pixel, since shrinking would break them."""
 
     frames: Frames
 
@@ -92,7 +92,7 @@ class CentreLines:
 
 @dataclass(frozen=True)
 class Selected:
-    """Some of the frames of a set."""
+    """A subset of the frames of a set."""
 
     frames: Frames
     indices: tuple[int, ...]
@@ -109,11 +109,11 @@ class Selected:
 
 
 def hold_back(frames: Frames, share: float = 0.06, blocks: int = 3) -> tuple[Selected, Selected]:
-    """The training part and the held-back part of a set.
+    """Split a set into a training part and a held-back part.
 
     Whole blocks of neighbours are held back, since neighbouring frames of a drive show the same pavement; a small set
-    gives fewer blocks. They are moved on until there are cracks in both parts, as far as that can be: without cracks the
-    held-back one would choose the threshold that finds nothing.
+    gives fewer blocks. The blocks are shifted until both parts contain cracks, if possible: without cracks, the
+    held-back part would choose a threshold that finds nothing.
     """
     count = len(frames)
     blocks = max(1, min(blocks, round(count * share)))
@@ -126,13 +126,13 @@ def hold_back(frames: Frames, share: float = 0.06, blocks: int = 3) -> tuple[Sel
     if not (has_crack(_part(frames, held)) and has_crack(_part(frames, everything - held))):
         cracked = {index for index in everything if has_crack(_part(frames, {index}))}
         fair = (moved for moved in _moved(held, count) if cracked & moved and cracked - moved)
-        unseen = (moved for moved in _moved(held, count) if not cracked & moved)  # a single crack is trained on
+        unseen = (moved for moved in _moved(held, count) if not cracked & moved)  # train on a single crack
         held = next(fair, next(unseen, held))
     return _part(frames, everything - held), _part(frames, held)
 
 
 def _moved(held: set[int], count: int) -> Iterator[set[int]]:
-    """The held-back frames, and those that many places on, around the end."""
+    """The held-back indices at every circular shift."""
     return ({(index + shift) % count for index in held} for shift in range(count))
 
 
@@ -141,7 +141,7 @@ def _part(frames: Frames, indices: set[int]) -> Selected:
 
 
 def has_crack(frames: Frames) -> bool:
-    """Whether any of the frames shows a crack; they are read up to the first that does."""
+    """Whether any of the frames has a crack; reads up to the first that does."""
     masks = (frames[index].mask for index in range(len(frames)))
     return any(mask is not None and bool(mask.any()) for mask in masks)
 
@@ -153,11 +153,11 @@ def open_training_sets(
     skip_bad: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Selected], list[Selected]]:
-    """The sets to train on and their held-back parts. The rendered one is held back only where there is no other.
+    """The training sets and their held-back parts; rendered roads are held back only if there is no other set.
 
-    Every frame is read once before this returns, so that none fails hours later: see `without_bad`. `report` takes a line
-    for each set, how it was read, and one for each bad frame.
-    Raises SourceError when a data set has no masks, bad frames (unless `skip_bad`), or there is nothing at all.
+    Every frame is read once before this returns (see `without_bad`), so that none fails hours into training. `report`
+    is called with a line for each set, telling its layout, and one for each bad frame.
+    Raises SourceError when a data set has no masks or (unless `skip_bad`) bad frames, or there is nothing to train on.
     """
     folders = list(folders)
     opened = _told_apart(folders, [open_dataset(folder, "train", skip_unpaired=True) for folder in folders])
@@ -188,7 +188,7 @@ def open_training_sets(
 
 
 def _told_apart(folders: Sequence[str], opened: Sequence[Dataset]) -> list[Dataset]:
-    """The data sets, those of one name in different folders named by the folder above too: scores are kept by name."""
+    """Prefix the names of data sets that share one with their parent folder's, since scores are kept by name."""
     paths = [Path(folder).resolve() for folder in folders]
     homes = {
         dataset.name: {path for path, one in zip(paths, opened, strict=True) if one.name == dataset.name}
@@ -201,7 +201,7 @@ def _told_apart(folders: Sequence[str], opened: Sequence[Dataset]) -> list[Datas
 
 
 def kept_bytes() -> int:
-    """How much of all sets may stay in memory: a quarter of what is free, and no more than 2 GiB."""
+    """Bytes of all sets that may be cached: a quarter of the free memory, at most 2 GiB."""
     return min(2 << 30, (available_memory() or 4 << 30) // 4)
 
 
@@ -213,17 +213,17 @@ def without_bad(
     labelled: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Frames:
-    """The frames of a set that can be read and, where they are `labelled`, have a mask of their size.
+    """The frames of a set that can be read and, if they are `labelled`, have a mask of their size.
 
-    Every frame is read once, two at a time; a `Kept` set keeps them. With `skip_bad` a labelled set in which no mask has a
-    crack comes back empty. `wrong` says what is known to be wrong already.
+    Every frame is read once, two at a time; a `Kept` set caches them. With `skip_bad` a labelled set without any crack
+    comes back empty. `wrong` lists problems that are already known.
     Raises SourceError, with a count, for bad frames and for a labelled set without any crack, unless `skip_bad`.
     """
-    pool = ThreadPoolExecutor(2)  # decoding lets go of the interpreter
+    pool = ThreadPoolExecutor(2)  # decoding releases the GIL
     try:
         found = list(pool.map(partial(_look_at, frames, labelled), range(len(frames))))
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for no more than the frames at hand
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits only for the frames being read
     count = len(frames) + len(wrong)
     good = tuple(index for index, (said, _) in enumerate(found) if not said)
     wrong = [*wrong, *(said for said, _ in found if said)]
@@ -244,7 +244,7 @@ def without_bad(
 
 
 def _look_at(frames: Frames, labelled: bool, index: int) -> tuple[str, bool]:
-    """What is wrong with a frame, "" for nothing, and whether it has a crack."""
+    """(what is wrong with a frame or "", whether it has a crack)."""
     try:
         frame = frames[index]
     except (SourceError, FrameError) as error:

@@ -42,15 +42,15 @@ from edgecrack.training.states import LAST, fingerprint, identity, load_state, s
 from edgecrack.training.validation import ailment, best_level, held_back_loss, pooled_over, score
 
 BEST = "best.safetensors"
-SAVE_EVERY = 300.0  # seconds: what a kill may cost
+SAVE_EVERY = 300.0  # seconds of training that a kill may cost
 REPORT_EVERY = 20.0
 Report = Callable[[str], None]
-Tick = Callable[[float, str], None]  # how much of the run is done, 0 to 1, and a line about it
+Tick = Callable[[float, str], None]  # fraction of the run done, 0 to 1, and a status line
 
 
 @dataclass
 class Progress:
-    """How far a run is: `seconds` of training, over all resumes, and of them those `waited` for crops."""
+    """Progress of a run: `seconds` of training over all resumes, and how many of them it `waited` for crops."""
 
     step: int = 0
     seconds: float = 0.0
@@ -63,20 +63,20 @@ class Progress:
 
 
 class Trainer:
-    """One run in `folder`: last.safetensors to resume from, best.safetensors to use, log.jsonl, steps.csv, samples/ to read.
+    """A training run in `folder`: last.safetensors to resume, best.safetensors to use, log.jsonl, steps.csv, samples/.
 
     Args:
         spec: the net; its threshold is set by the run.
-        train: the labelled sets.
-        held_back: the sets that choose the best checkpoint and the threshold, by the mean of their 2-pixel F1.
-        start: the net that `spec` describes, to be trained on; one with fresh weights by default.
-        resume: continue what is in `folder`. Raises SpecError when that is another net, data or recipe.
+        train: labelled training sets.
+        held_back: validation sets, which choose the best checkpoint and the threshold by their mean 2-pixel F1.
+        start: the net that `spec` describes, to continue training; newly initialised by default.
+        resume: continue the run in `folder`. Raises SpecError when its net, data or recipe differ.
         unlabelled: sets to learn from without their labels.
-        teacher: a trained net whose answers are learnt beside the labels.
+        teacher: a trained net to distil from, in addition to the labels.
         fabric: the devices; the CPU by default.
-        workers: threads that draw crops ahead.
-        compiled: whether torch compiles the net.
-        tensorboard: whether there is a log for TensorBoard too.
+        workers: threads that prepare crops ahead of time.
+        compiled: whether to use torch.compile.
+        tensorboard: whether to write a TensorBoard log too.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class Trainer:
             raise SpecError(f"{folder} holds a run already; continue it with --resume or choose another folder")
 
     def run(self, report: Report, validate_every: float = 300.0, tick: Tick | None = None) -> Path:
-        """Train to the end, or until KeyboardInterrupt, which saves and is passed on. Returns the best checkpoint's path.
+        """Train to the end or to KeyboardInterrupt, which saves and is re-raised; returns the best checkpoint's path.
 
         Args:
-            report: takes a line of what happened: a validation, a warning and, where there is no `tick`, the progress.
-            validate_every: seconds between validations where the recipe has no steps for it, up to ten times as many where
-                they would take over a twentieth of the time; each may write the best checkpoint and writes the last.
-            tick: is told the progress after every step.
+            report: called with a line for each validation, each warning and, without `tick`, the progress.
+            validate_every: seconds between validations if the recipe has no `validate_steps`, up to ten times as many
+                if they would take over a twentieth of the time; each writes the last checkpoint and maybe the best.
+            tick: called with the progress after every step.
         """
         report = report if self.fabric.is_global_zero else _silent
         losses: deque[float] = deque(maxlen=100)
@@ -133,7 +133,7 @@ class Trainer:
         reported = saved = validated = self.made.seconds
         pause = validate_every
         try:
-            if self._due(late=False) and self.made.validated < self.made.step:  # where it was interrupted
+            if self._due(late=False) and self.made.validated < self.made.step:  # it was interrupted before this
                 self._validate(losses, report)
             with self._ahead() as following:
                 while not self.over:
@@ -157,7 +157,7 @@ class Trainer:
                         saved = self.made.seconds
             if self.made.validated < self.made.step:
                 self._validate(losses, report)
-        except (KeyboardInterrupt, SourceError, FrameError):  # also of a frame that cannot be read in hour three
+        except (KeyboardInterrupt, SourceError, FrameError):  # a frame may prove unreadable after hours
             self._save()
             raise
         finally:
@@ -166,17 +166,17 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """0 at the start, 1 at the end."""
+        """Fraction of the run that is done: 0 at the start, 1 at the end."""
         return max(self.made.step / self.recipe.steps, self.made.seconds / 60 / self.recipe.minutes)
 
     @property
     def kept_score(self) -> float:
-        """The 2-pixel F1 on the frames held back of the weights that are kept."""
+        """2-pixel F1 of the kept weights on the held-back frames."""
         return self.made.score if self.recipe.select == "last" else self.made.best_score
 
     @property
     def over(self) -> bool:
-        """Whether the run has come to its end, or does not get better."""
+        """Whether the run is complete or has stopped improving."""
         stale = 0 < self.recipe.patience <= self.made.worse
         return self.progress >= 1 or stale or self.made.plateau.over(self.recipe)
 
@@ -201,14 +201,14 @@ class Trainer:
         return Supervised(self.spec.name, self.recipe, crops)
 
     def _draw(self, step: int) -> Arrays:
-        """This process's part of the crops of a step."""
+        """This process's share of the crops of a step."""
         count = self.recipe.batch // self.fabric.world_size
         first = step * self.recipe.batch + self.fabric.global_rank * count
         return self.objective.draw(range(first, first + count))
 
     @contextmanager
     def _ahead(self) -> Iterator[Callable[[], Arrays]]:
-        """A function that gives the crops of the next step, which threads have drawn ahead."""
+        """A function that returns the crops of the next step, prepared ahead by threads."""
         with ThreadPoolExecutor(self.workers) as pool:
             steps = itertools.count(self.made.step)
             drawn = deque(pool.submit(self._draw, step) for step in itertools.islice(steps, self.workers + 1))
@@ -228,7 +228,7 @@ class Trainer:
     def _step(self, crops: Arrays) -> float:
         step, recipe = self.made.step, self.recipe
         self.stepper.module.train()
-        # what dropout draws depends on the seed, the step and the process alone, as the crops do
+        # dropout depends on the seed, the step and the process alone, as the crops do
         rank = [self.fabric.global_rank] if self.fabric.global_rank else []
         torch.manual_seed(int(np.random.default_rng((recipe.seed, step, *rank)).integers(2**63)))
         epoch = step / recipe.epoch_steps(self.frames)
@@ -248,7 +248,7 @@ class Trainer:
     def _due(self, *, late: bool) -> bool:
         every = self.recipe.validate_steps
         if self.recipe.schedule == "plateau" and not every:
-            every = self.recipe.epoch_steps(self.frames)  # it counts epochs
+            every = self.recipe.epoch_steps(self.frames)  # its patience counts epochs
         return self.made.step % every == 0 if every else late
 
     def _line(self, losses: Sequence[float]) -> str:
@@ -269,7 +269,7 @@ class Trainer:
                 save_samples(
                     self.folder / "samples" / f"{self.made.step:06}.jpg", self.net, self.held_back, level / 255
                 )
-        with _interrupted_after():  # after saving: an interrupt between must not pass the best one over
+        with _interrupted_after():  # after saving: an interrupt in between must not lose the best one
             self.made.score = found
             self.made.worse = 0 if found > self.made.best_score else self.made.worse + 1
             self.made.best_score = max(found, self.made.best_score)
@@ -329,7 +329,7 @@ class Trainer:
         save_state(self.folder / LAST, parts, asdict(self.made), self._identity())
 
     def _identity(self) -> dict[str, str]:
-        """What a run must have in common with one that it continues."""
+        """What must match for this run to resume a saved one."""
         sets = [*self.train_sets, *self.unlabelled]
         return identity(self.spec, self.recipe, [[frames.name, len(frames)] for frames in sets], self.taught_by)
 
@@ -351,14 +351,14 @@ class Trainer:
 
 
 def _silent(_: str) -> None:
-    """What the processes but the first have to say."""
+    """Discard a line: the `report` of all processes but the first."""
 
 
 @contextmanager
 def _interrupted_after() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, so that no step is saved half done. Only the main thread can hold it."""
+    """Defer Ctrl-C to the end of the block, so that no step is saved half done. Works in the main thread only."""
     elsewhere = threading.current_thread() is not threading.main_thread()
-    if elsewhere or signal.getsignal(signal.SIGINT) is None:  # None: the handler is not Python's and cannot be put back
+    if elsewhere or signal.getsignal(signal.SIGINT) is None:  # None: not a Python handler, cannot be restored
         yield
         return
     pressed: list[int] = []

@@ -1,4 +1,4 @@
-"""What a run tells of itself: log.jsonl, a line a validation; steps.csv, a line every few steps; TensorBoard if asked for."""
+"""Logs of a run: log.jsonl, a line per validation; steps.csv, a line every few steps; TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("step", "seconds", "loss", "learning_rate", "gradient_norm", "waiting
 
 
 class Log:
-    """The logs of the run in `folder`; one that is not `written`, in all processes but the first, does nothing."""
+    """The logs of the run in `folder`; does nothing unless `written`, which only the first process sets."""
 
     def __init__(self, folder: Path, *, written: bool = True, tensorboard: bool = False) -> None:
         self.folder, self.written = folder, written
@@ -26,7 +26,7 @@ class Log:
         self._board = _board(folder / "tensorboard") if written and tensorboard else None
 
     def cut(self, step: int) -> None:
-        """Drop what came after `step`: a killed run is continued from its last checkpoint."""
+        """Drop entries after `step`, since a killed run resumes from its last checkpoint."""
         if not self.written:
             return
         for name, first in (("log.jsonl", 0), ("steps.csv", 1)):
@@ -37,7 +37,7 @@ class Log:
                 write_atomic(path, "".join([*lines[:first], *kept]))
 
     def step(self, row: Mapping[str, float]) -> None:
-        """A step, by `COLUMNS`; the mean of every few is written."""
+        """Log a step, with the values of `COLUMNS`; the mean of every few steps is written."""
         if not self.written:
             return
         self._rows.append(row)
@@ -64,7 +64,7 @@ class Log:
         self._draw(means, int(means["step"]))
 
     def validation(self, record: Mapping[str, Any]) -> None:
-        """A validation; `record` holds its step."""
+        """Log a validation; `record` holds its step."""
         if not self.written:
             return
         self.flush()
@@ -77,7 +77,7 @@ class Log:
         self._draw({f"held back/{name}": value for name, value in record["held_back_f1_2px"].items()}, record["step"])
 
     def close(self) -> None:
-        """Write what is left. A run that goes on later opens them anew."""
+        """Write what is left; a resumed run opens the logs again."""
         self.flush()
         if self._board is not None:
             self._board.close()

@@ -1,6 +1,6 @@
-"""The papers' losses, with numerics that stay finite. z: logits, y: masks in {0, 1}, both (N, 1, H, W); computed in float32.
+"""The papers' losses, numerically stable, in float32. z: logits, y: masks in {0, 1}, both (N, 1, H, W).
 
-What is counted over a batch is counted over the batches of all processes, so that several train as one would.
+Sums over a batch include the batches of all processes, so that several processes train as one would.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, distributed
 from edgecrack.errors import SpecError
 from edgecrack.models.blocks import choice
 
-Loss = Callable[..., Tensor]  # (final and side logits, mask, switches by name) -> scalar
+Loss = Callable[..., Tensor]  # (final and side logits, mask, switches as keywords) -> scalar
 
 
 def pooled(sums: Tensor) -> Tensor:
-    """`sums` added up over all processes; the gradient reaches each."""
+    """Sum `sums` over all processes; the gradient reaches each of them."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return sums
     total: Tensor = _Pooled.apply(sums)  # type: ignore[no-untyped-call]
@@ -27,7 +27,7 @@ def pooled(sums: Tensor) -> Tensor:
 
 
 class _Pooled(torch.autograd.Function):
-    """Each process computes the same loss of the same sums: of their gradients, averaged later, every process needs all."""
+    """All-reduce sum. As all processes compute the same loss and average gradients later, backward sums them too."""
 
     @staticmethod
     def forward(_: Any, sums: Tensor) -> Tensor:
@@ -51,18 +51,18 @@ def aelf(
     gamma2: float = 0.0,
     printed: bool = False,
 ) -> Tensor:
-    """Asymmetric exponential loss, Liu et al., Eq. 6 and 7, less the constant 1: a perfect pixel costs 0.
+    """Asymmetric exponential loss, Liu et al., Eq. 6 and 7, minus the constant 1, so that a perfect pixel costs 0.
 
-    `gamma1` weighs background pixels (false alarms), `gamma2` crack pixels; a lower `gamma2` punishes misses more. Both 0
-    gives the plain exponential loss; `printed` keeps the constant. Raises SpecError where a gamma would move the optimum
-    past 0.5.
+    `gamma1` weights background pixels (false positives), `gamma2` crack pixels; a lower `gamma2` penalises misses more.
+    With both 0 it is the plain exponential loss; `printed` keeps the constant. Raises SpecError for a gamma that would
+    move the optimum past 0.5.
     """
     if max(abs(gamma1), abs(gamma2)) > beta + 0.75 * alpha:
         raise SpecError(f"gamma must lie within +-{beta + 0.75 * alpha}, got {gamma1} and {gamma2}")
     d = torch.sigmoid(z.float()) - y.float()
     gamma = torch.where(d > 0, gamma1, gamma2)
     exponent = d * d * (alpha * d.abs() + beta) + gamma * d
-    return torch.expm1(exponent.clamp(max=10)).mean() + float(printed)  # half precision overflows at 11.09
+    return torch.expm1(exponent.clamp(max=10)).mean() + float(printed)  # exp overflows at 11.09 in half precision
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -84,14 +84,14 @@ def soft_iou(z: Tensor, y: Tensor, epsilon: float = 1.0) -> Tensor:
 
 
 def tversky(z: Tensor, y: Tensor, alpha: float = 0.3, beta: float = 0.7, epsilon: float = 1.0) -> Tensor:
-    """1 - Tversky index, per image, then averaged; `alpha` weighs false alarms, `beta` misses."""
+    """1 - Tversky index, per image, then averaged; `alpha` weights false positives, `beta` false negatives."""
     p, y = torch.sigmoid(z.float()).flatten(1), y.float().flatten(1)
     hit, alarm, miss = (p * y).sum(1), (p * (1 - y)).sum(1), ((1 - p) * y).sum(1)
     return (1 - (hit + epsilon) / (hit + alpha * alarm + beta * miss + epsilon)).mean()
 
 
 def dice(z: Tensor, y: Tensor, epsilon: float = 1.0, valid: Tensor | None = None) -> Tensor:
-    """1 - Dice over the whole batch; pixels where `valid`, (N, 1, H, W) in {0, 1}, is 0 do not count."""
+    """1 - Dice over the whole batch; pixels where `valid`, (N, 1, H, W) in {0, 1}, is 0 are ignored."""
     p, y = torch.sigmoid(z.float()), y.float()
     if valid is not None:
         p, y = p * valid, y * valid
@@ -110,8 +110,8 @@ def data_imbalance(
 ) -> Tensor:
     """MSF-Net's loss: class-weighted focal cross-entropy plus Dice.
 
-    The crack weight is ((1 - f) / f)^power, at most `cap`, with f the crack `share`: that of the batch where it is 0. Pixels
-    where `valid`, (N, 1, H, W) in {0, 1}, is 0 do not count.
+    The weight of crack pixels is ((1 - f) / f)^power, at most `cap`, where f is the fraction of crack pixels: `share`,
+    or that of the batch if `share` is 0. Pixels where `valid`, (N, 1, H, W) in {0, 1}, is 0 are ignored.
     """
     z, y = z.float(), y.float()
     counted = torch.ones_like(y) if valid is None else valid.float().expand_as(y)
@@ -134,9 +134,9 @@ def aelf_unet_loss(
     gamma2: float = -0.07,
     printed: bool = False,
 ) -> Tensor:
-    """AELF-UNet's, or for the comparison the `objective` "cross-entropy", "dice" or "focal" of the same logits.
+    """AELF-UNet's loss, or for comparison the `objective` "cross-entropy", "dice" or "focal" on the same logits.
 
-    The gammas are for each data set to choose: `edgecrack search`.
+    The gammas depend on the data set; `edgecrack search` finds them.
     """
     if choice("objective", objective, "aelf", *PLAIN) == "aelf":
         return aelf(logits[0], y, alpha, beta, gamma1, gamma2, printed)
@@ -154,9 +154,9 @@ def scnet_loss(
     side_weights: Sequence[float] = (0.5, 0.75, 1.0, 0.75, 0.5),
     reduction: str = "mean",
 ) -> Tensor:
-    """SCNet, Eq. 9 to 11: focal loss of the fused map and of the side maps, plus the soft IoU of the fused map.
+    """SCNet's loss, Eq. 9 to 11: focal loss of the fused and the side maps, plus soft IoU loss of the fused map.
 
-    `pixel` may be "cross-entropy" and the `reduction` "sum", as the equations have it.
+    `pixel` may also be "cross-entropy"; `reduction` may also be "sum", as in the equations.
     """
     choice("pixel", pixel, "focal", "cross-entropy")
     choice("reduction", reduction, "mean", "sum")
@@ -176,7 +176,7 @@ def cacpnet_loss(
     tversky_alpha: float = 0.3,
     tversky_beta: float = 0.7,
 ) -> Tensor:
-    """CACPNet: 0.7 Tversky + 0.3 mean absolute error."""
+    """CACPNet's loss: 0.7 Tversky + 0.3 mean absolute error."""
     z = logits[0].float()
     distance = (torch.sigmoid(z) - y.float()).abs().mean()
     return tversky_weight * tversky(z, y, tversky_alpha, tversky_beta) + (1 - tversky_weight) * distance
@@ -192,7 +192,7 @@ def msfnet_loss(
     imbalance_exponent: float = 1.0,
     crack_share: float = 0.0,
 ) -> Tensor:
-    """Data imbalance loss of the fused map plus half its mean over the stages."""
+    """MSF-Net's loss: data imbalance loss of the fused map plus half its mean over the stages' maps."""
     fused, *sides = (
         data_imbalance(z, y, imbalance_power, imbalance_cap, imbalance_exponent, crack_share) for z in logits
     )

@@ -1,4 +1,4 @@
-"""What a step draws and what it minimises: labelled crops, or labelled crops and a teacher's answers to them."""
+"""Training objectives, each with the data it draws: the supervised loss, alone or with distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from edgecrack.training.losses import LOSSES, cross_entropy
 from edgecrack.training.machine import lowered
 from edgecrack.training.recipes import Recipe
 
-Batch = dict[str, Tensor]  # what `Arrays` become on the device
-Forward = Callable[[Tensor], tuple[list[Tensor], Tensor | None]]  # a `Learner`, or what the loop wraps it in
+Batch = dict[str, Tensor]  # `Arrays` as tensors on the device
+Forward = Callable[[Tensor], tuple[list[Tensor], Tensor | None]]  # a `Learner` or its wrapper
 
 
 class Learner(nn.Module):
-    """A net as it is trained: uint8 (N, H, W, 3) BGR frames -> its logits by stage and, if asked for, embeddings.
+    """A net wrapped for training: uint8 (N, H, W, 3) BGR frames -> logits of each stage and, optionally, embeddings.
 
     Args:
-        net: to be trained.
-        embed_from: the stride of the decoder's map that is embedded, 2, 4 or 8; 0 for none. MSF-Net brings its
-            projection, other nets get one that lives only while they are trained.
+        net: the net to train.
+        embed_from: stride of the decoder map that is embedded, 2, 4 or 8; 0 for none. MSF-Net has its own projection
+            head, other nets get one that exists only during training.
     """
 
     def __init__(self, net: CrackNet, embed_from: int = 0) -> None:
@@ -34,12 +34,12 @@ class Learner(nn.Module):
         self.net, self.embed_from = net, embed_from
         own = net.projection
         if own is not None:
-            own.requires_grad_(embed_from > 0)  # several processes wait for the gradient of every weight that takes one
+            own.requires_grad_(embed_from > 0)  # DDP waits for the gradient of every weight that requires one
         self.added = projection(net.feature_channels[embed_from]) if embed_from and own is None else None
 
     @property
     def head(self) -> nn.Sequential | None:
-        """What makes embeddings of the decoder's map."""
+        """The projection head from the decoder map to embeddings."""
         return self.net.projection if self.added is None else self.added
 
     def forward(self, frames: Tensor) -> tuple[list[Tensor], Tensor | None]:
@@ -52,23 +52,23 @@ class Learner(nn.Module):
 
 
 class Objective(Protocol):
-    """What the loop asks of a way to learn."""
+    """Interface that the training loop needs of an objective."""
 
     def draw(self, numbers: range) -> Arrays:
-        """What the step needs for the crops with these numbers. Called ahead, in other threads."""
+        """The arrays of a step for the crops with these numbers. Called ahead of time, in other threads."""
 
     def loss(self, learner: Forward, batch: Batch, progress: float) -> Tensor:
         """The loss of one step; `progress` is 0 at the start of the run and 1 at its end."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """The state that resuming needs."""
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
 
 
 class Supervised:
-    """Labelled crops and the net's own loss, as the recipe has it."""
+    """Labelled crops and the net's own loss, as configured by the recipe."""
 
     def __init__(self, net: str, recipe: Recipe, crops: Crops) -> None:
         self.recipe, self.crops = recipe, crops
@@ -97,10 +97,10 @@ class Supervised:
 
 
 class Distilled(Supervised):
-    """The same, and beside it the answers of a teacher to the same crops (Hinton et al., for one class).
+    """`Supervised` plus distillation from a teacher on the same crops (Hinton et al., for one class).
 
     Args:
-        teacher: a trained net, of any kind and width; it stays as it is.
+        teacher: a trained net of any architecture and width; it is not changed.
     """
 
     def __init__(self, net: str, recipe: Recipe, crops: Crops, teacher: CrackNet) -> None:
@@ -118,9 +118,9 @@ class Distilled(Supervised):
 
 
 def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy with a teacher's logits, both softened by `temperature`, less what it is at the teacher's own.
+    """Cross-entropy with a teacher's logits, both softened by `temperature`, minus its minimum: the KL divergence.
 
-    Times the temperature squared, so that the gradient does not depend on it; 0 where student and teacher agree.
+    Times the temperature squared, so that the size of the gradient does not depend on it; 0 where both agree.
     """
     z, soft = z.float() / temperature, torch.sigmoid(taught.float() / temperature)
     least = F.binary_cross_entropy_with_logits(taught.float() / temperature, soft)
@@ -128,11 +128,11 @@ def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 def prepared(net: CrackNet, frames: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) BGR -> what the net takes, in float32 as where it is deployed, edge prior included."""
+    """uint8 (N, H, W, 3) BGR -> the net's input, in float32 as in deployment, edge prior included."""
     with torch.autocast(frames.device.type, enabled=False):
         return net.prepare(rgb_from_frames(frames))
 
 
 def projection(channels: int, width: int = 64) -> nn.Sequential:
-    """Two 1x1 convolutions to an embedding of `width`."""
+    """Projection head: two 1x1 convolutions to an embedding of `width` channels."""
     return nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))

@@ -1,4 +1,4 @@
-"""The same ground in another light and by another camera: shadow, colour, exposure, blur, noise, compression."""
+"""Photometric augmentation, as by another light and camera: shadow, colour, exposure, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Shade = NDArray[np.float32]
 
-NIGHT = 0.08  # of the other six
-LONGEST_SMEAR = 9  # pixels, of movement while the shutter is open
+NIGHT = 0.08  # of the six in ten that get more than colour and exposure
+LONGEST_SMEAR = 9  # pixels of motion blur
 
 
 def photographed(image: Image, rng: np.random.Generator) -> Image:
-    """uint8 (H, W, 3) BGR -> the same size: the light first, then the lens, the sensor and the file, as a camera has it.
+    """Augment uint8 (H, W, 3) BGR: first the light, then lens, sensor and file, in the order of a camera; same size.
 
-    Four in ten only have other colours and another exposure: a net has to learn its own camera too, and soon.
+    Four in ten get only other colours and another exposure: a net has to learn its own camera too, and soon.
     """
     image = _saturated(image, rng)
     if rng.random() < 0.4:
@@ -39,7 +39,7 @@ def photographed(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _shadowed(image: Image, rng: np.random.Generator) -> Image:
-    """Under the shadow of something large, whose light is a little bluer than the sun's."""
+    """In the shadow of something large, where the light is a little bluer than the sun's."""
     height, width = image.shape[:2]
     cover = _band(height, width, rng) if rng.random() < 0.65 else _foliage(height, width, rng)
     dark = rng.uniform(0.25, 0.75)
@@ -49,7 +49,7 @@ def _shadowed(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _band(height: int, width: int, rng: np.random.Generator) -> Shade:
-    """What a wall, a pole or a vehicle beside the road covers: float32 (height, width), 0..1."""
+    """Shadow mask of a wall, a pole or a vehicle beside the road: float32 (height, width), 0..1."""
     angle, side = rng.uniform(0, 2 * np.pi), max(height, width)
     across = np.cos(angle) * np.arange(width)[None] + np.sin(angle) * np.arange(height)[:, None]
     far = across - np.quantile(across[:: max(1, height // 8)], rng.uniform(0.1, 0.9))
@@ -59,7 +59,7 @@ def _band(height: int, width: int, rng: np.random.Generator) -> Shade:
 
 
 def _foliage(height: int, width: int, rng: np.random.Generator) -> Shade:
-    """What leaves and branches cover: float32 (height, width), 0..1."""
+    """Shadow mask of leaves and branches: float32 (height, width), 0..1."""
     cells = int(rng.integers(3, 9))
     cover = np.full((height, width), -rng.uniform(-0.6, 0.8), np.float32)
     for weight in (1.0, 0.7, 0.5, 0.3):  # crowns, branches, twigs, leaves
@@ -70,7 +70,7 @@ def _foliage(height: int, width: int, rng: np.random.Generator) -> Shade:
 
 
 def _saturated(image: Image, rng: np.random.Generator) -> Image:
-    """Grey in three of ten, else a little more or less colourful in as many."""
+    """Grey in three of ten, with more or less saturation in another three."""
     chance = rng.random()
     if chance > 0.6:
         return image
@@ -80,7 +80,7 @@ def _saturated(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _smeared(image: Image, rng: np.random.Generator) -> Image:
-    """Moved while the shutter was open: along the road, which is up and down the picture, or a little askew."""
+    """Motion blur along the road, which is vertical in the picture, or at a slight angle to it."""
     length = int(rng.integers(3, LONGEST_SMEAR + 1))
     lean = np.tan(np.radians(rng.normal(0.0, 12.0))) * length / 2
     path = np.zeros((length, length), np.float32)
@@ -91,7 +91,7 @@ def _smeared(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _exposure(rng: np.random.Generator, night: bool) -> NDArray[np.uint8]:
-    """Gamma, gain and offset, a little different for each colour: uint8 (1, 256, 3), what each level becomes."""
+    """Look-up table of gamma, gain and offset, slightly different for each channel: uint8 (1, 256, 3)."""
     gamma = rng.uniform(0.7, 1.4) if rng.random() < 0.3 else 1.0
     gain, offset = rng.uniform(0.65, 1.35), rng.uniform(-30, 30)
     if night:
@@ -102,14 +102,14 @@ def _exposure(rng: np.random.Generator, night: bool) -> NDArray[np.uint8]:
 
 
 def _sharpened(image: Image, rng: np.random.Generator) -> Image:
-    """With the pale seams beside edges that cameras draw."""
+    """Sharpened, with the pale halos beside edges that cameras produce."""
     strength = float(rng.uniform(0.3, 1.2))
     blurred = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.8, 1.6)))
     return np.asarray(cv2.addWeighted(image, 1.0 + strength, blurred, -strength, 0.0), np.uint8)
 
 
 def _noisy(image: Image, deviation: float, rng: np.random.Generator) -> Image:
-    """Grain of grey and, in half of the pictures, of colour; finer or coarser than a pixel."""
+    """Luminance noise and, in half of the pictures, colour noise; finer or coarser than a pixel."""
     height, width = image.shape[:2]
     grain = rng.standard_normal((height, width), np.float32)
     if rng.random() < 0.4:

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates of the recipes."""
+"""Optimisers and learning-rate schedules of the recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from edgecrack.training.recipes import Recipe
 
-LEAST_RATE = 1e-9  # at which a run that follows its plateaus ends
+LEAST_RATE = 1e-9  # at which a run with the plateau schedule ends
 
 
 def optimiser_for(recipe: Recipe, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -24,7 +24,7 @@ def optimiser_for(recipe: Recipe, weights: Iterable[nn.Parameter]) -> torch.opti
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float, epoch: float, factor: float = 1.0) -> float:
-    """The learning rate of a step; `progress` goes from 0 to 1 over the run, `factor` is what plateaus have lowered it to."""
+    """The learning rate of a step; `progress` goes from 0 to 1 over the run, `factor` is the plateau schedule's."""
     done = min(1.0, progress)
     shape: float = {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)) + 1e-3,
@@ -38,14 +38,14 @@ def learning_rate(recipe: Recipe, step: int, progress: float, epoch: float, fact
 
 @dataclass
 class Plateau:
-    """How long the loss on the frames held back has not fallen, and what that has made of the learning rate."""
+    """State of the plateau schedule: how long the held-back loss has not fallen, and the learning-rate factor."""
 
     lowest: float = math.inf
     waited: int = 0
     factor: float = 1.0
 
     def take(self, loss: float, recipe: Recipe) -> None:
-        """The loss of one more validation."""
+        """Update with the loss of one more validation."""
         if loss < self.lowest:
             self.lowest, self.waited = loss, 0
             return

@@ -1,4 +1,4 @@
-"""How a net is trained: the recipes, their switches, and how they are told and stored."""
+"""Training recipes: hyperparameters, defaults for each net, setting them from text, and storage as JSON."""
 
 from __future__ import annotations
 
@@ -29,44 +29,45 @@ SQUARE = FrameSpec(256, 256)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. What it does not say is the net's: its switches are `ModelSpec.options`.
+    """Training hyperparameters; those of the architecture are in `ModelSpec.options`.
 
     Attributes:
-        name: of the recipe it was made from.
-        steps: of the whole run, which ends earlier when `minutes` of training are over; schedules follow whichever is
-            nearer its end.
-        epochs: where not 0, the run has so many, an epoch being as many crops as there are frames, and not `steps`.
-        minutes: of training, over all resumes.
-        batch: crops a step, over all processes.
-        crop: their size.
-        augmentation: "fast" (random scale, place, flips, turns, light, blur and noise), a net's name for its paper's, or
-            "none".
-        strict_nearest: whether the augmentation of AELF's paper takes the nearest pixel of the image too, as printed.
-        order: "drawn": each crop draws its set, then a frame, so that a small set counts as much as a large one; or
-            "shuffled": every frame once an epoch.
+        name: name of the recipe that this one was made from.
+        steps: optimiser steps of the whole run, which ends earlier after `minutes` of training; schedules follow
+            whichever limit is nearer.
+        epochs: if not 0, the length of the run in place of `steps`; an epoch is as many crops as there are frames.
+        minutes: limit on the training time, over all resumes.
+        batch: crops per step, over all processes.
+        crop: crop size.
+        augmentation: "fast" (random scale, position, flips, rotation, light, blur and noise), a net's name for that of
+            its paper, or "none".
+        strict_nearest: whether the augmentation of AELF's paper resamples the image by nearest too, as printed.
+        order: "drawn": each crop draws a data set, then a frame, so that a small set counts as much as a large one; or
+            "shuffled": every frame once per epoch.
         optimiser: "adamw", "adam" or "sgd".
-        learning_rate: at its peak.
-        momentum: of SGD.
-        epsilon: of Adam.
-        weight_decay: of the optimiser.
-        schedule: "cosine"; "constant"; "polynomial" (power 0.9); "step" (a tenth every `decay_epochs`); "plateau" (times
-            `decay_factor` after `decay_patience` validations without a lower loss; ends at a rate of 1e-9).
-        warm_up: steps until the learning rate is reached.
-        warm_up_cross_entropy: share of the run with plain cross-entropy before the net's own loss takes over; it gets a net
-            without normalisation off the ground.
-        cross_entropy: weight of plain cross-entropy beside the net's own loss; it keeps the probabilities of a loss that
-            saturates apart.
-        gradient_norm: the most that a step's may be, 0 for any.
-        ema: where not 0, the weights that are scored and kept are an exponential moving average with this decay.
-        precision: "auto" is bfloat16 where the device has it (a CPU counts), else fp16 with loss scaling on a GPU.
-        select: the checkpoint kept as best: the "best" on the held-back frames or the "last".
+        learning_rate: peak learning rate.
+        momentum: momentum of SGD.
+        epsilon: epsilon of Adam.
+        weight_decay: weight decay of the optimiser.
+        schedule: "cosine"; "constant"; "polynomial" (power 0.9); "step" (divided by 10 every `decay_epochs`); "plateau"
+            (times `decay_factor` after `decay_patience` validations without a lower loss; ends at a rate of 1e-9).
+        warm_up: steps over which the learning rate rises linearly.
+        warm_up_cross_entropy: fraction of the run with plain cross-entropy before the net's own loss takes over; it
+            helps a net without normalisation to start learning.
+        cross_entropy: weight of a plain cross-entropy added to the net's own loss; it keeps the probabilities spread
+            out under a loss that saturates.
+        gradient_norm: norm to which gradients are clipped; 0 for no clipping.
+        ema: if not 0, the weights that are validated and saved are an exponential moving average with this decay.
+        precision: "auto" is bfloat16 where the device supports it (every CPU counts), else fp16 with loss scaling on a
+            GPU.
+        select: which checkpoint is kept: the "best" on the held-back frames or the "last".
         validate_steps: steps between validations; 0 for one about every five minutes.
-        patience: validations without a better score after which the run ends; 0 for none.
-        seed: of the weights and of every crop.
+        patience: validations without a better score after which the run stops early; 0 for never.
+        seed: random seed of the weights and of every crop.
         loss: switches of the net's loss that differ from their defaults.
-        contrast: switches of learning with few labels that differ from their defaults.
-        teacher_weight: of the distillation, beside the net's own loss.
-        teacher_temperature: what both logits are divided by.
+        contrast: switches of semi-supervised training (`Contrast`) that differ from their defaults.
+        teacher_weight: weight of the distillation loss, added to the net's own.
+        teacher_temperature: divisor of student and teacher logits.
     """
 
     name: str = "fast"
@@ -131,11 +132,11 @@ class Recipe:
             raise SpecError(f"not a recipe of this version of edgecrack: {error}") from error
 
     def for_frames(self, count: int) -> Recipe:
-        """The recipe whose steps are its epochs over `count` frames; the recipe itself where it has no epochs."""
+        """The recipe with `steps` computed from its epochs over `count` frames; unchanged if `epochs` is 0."""
         return dataclasses.replace(self, steps=self.epochs * self.epoch_steps(count)) if self.epochs else self
 
     def epoch_steps(self, count: int) -> int:
-        """The steps of an epoch of `count` frames."""
+        """Steps per epoch for `count` frames."""
         return max(1, math.ceil(count / self.batch))
 
 
@@ -154,11 +155,11 @@ _FROM_ZERO = (
 
 
 def _check(name: str, value: Any, fine: bool, wanted: str) -> None:
-    if not fine:  # also of NaN
+    if not fine:  # NaN is not fine either
         raise SpecError(f"{name} must be {wanted}, got {value}")
 
 
-# What "fast" changes for a net: found to train a compact one on a few CPU cores within an hour.
+# What "fast" changes for each net, tuned to train a compact one on a few CPU cores within an hour.
 FAST: dict[str, dict[str, Any]] = {
     "aelf-unet": {"learning_rate": 7e-4, "warm_up_cross_entropy": 0.1, "cross_entropy": 1.0},
     "cacpnet": {"cross_entropy": 20.0},
@@ -168,7 +169,7 @@ FAST: dict[str, dict[str, Any]] = {
 
 
 def _paper(**changes: Any) -> dict[str, Any]:
-    """What a paper prints, and where it is silent what models of its kind are trained with."""
+    """Settings as printed in a paper; where it is silent, those with which models of its kind are usually trained."""
     plain = {"name": "paper", "order": "shuffled", "warm_up": 0, "gradient_norm": 0.0, "precision": "fp32"}
     return {**plain, "weight_decay": 0.0, **changes}
 
@@ -213,12 +214,12 @@ PAPER: dict[str, dict[str, Any]] = {
         schedule="polynomial",
     ),
 }
-# The switches of the nets in the papers that are not the default here.
+# Switches of the papers' nets that differ from the defaults here.
 PAPER_OPTIONS: dict[str, dict[str, Any]] = {"scnet": {"prior": "hed"}}
 
 
 def recipe_for(net: str, name: str) -> Recipe:
-    """The recipe `name` of `net`. Raises SpecError for an unknown one."""
+    """The recipe `name` of `net`. Raises SpecError if either is unknown."""
     model_class(net)
     changes = FAST[net] if choice("recipe", name, *RECIPES) == "fast" else PAPER[net]
     return Recipe(**changes)
@@ -226,7 +227,7 @@ def recipe_for(net: str, name: str) -> Recipe:
 
 @cache
 def switches(net: str) -> dict[str, tuple[str, Any]]:
-    """Every switch that `with_switches` takes: its name -> whose it is ("net", "loss", "contrast", "recipe"), its default."""
+    """All switches of `net` by name: (what it belongs to: "net", "loss", "contrast" or "recipe"; its default)."""
     found: dict[str, tuple[str, Any]] = {}
     recipe = recipe_for(net, "fast")
     for name in (item.name for item in dataclasses.fields(Recipe)):
@@ -240,7 +241,7 @@ def switches(net: str) -> dict[str, tuple[str, Any]]:
 
 
 def with_switches(spec: ModelSpec, recipe: Recipe, settings: Iterable[str]) -> tuple[ModelSpec, Recipe]:
-    """`spec` and `recipe` changed by `settings`, each NAME=VALUE. Raises SpecError naming the switches there are."""
+    """Apply `settings`, each NAME=VALUE, to `spec` and `recipe`. Raises SpecError, listing the switches, if unknown."""
     changed: dict[str, dict[str, Any]] = {"net": {}, "loss": {}, "contrast": {}, "recipe": {}}
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -254,7 +255,7 @@ def with_switches(spec: ModelSpec, recipe: Recipe, settings: Iterable[str]) -> t
 
 
 def parsed(net: str, name: str, text: str) -> tuple[str, Any]:
-    """Whose the switch `name` of `net` is, and its value that `text` gives. Raises SpecError naming the switches there are."""
+    """Parse `text` as a value of switch `name`: (what it belongs to, value). Raises SpecError, listing the switches."""
     known = switches(net)
     if name not in known:
         raise SpecError(f"--set takes NAME=VALUE; {net} has no switch {name!r}, it has {', '.join(known)}")
@@ -268,7 +269,7 @@ def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _parsed(name: str, text: str, default: Any) -> Any:
-    """`text` as a value of the type of `default`."""
+    """`text` converted to the type of `default`."""
     wanted = {bool: "true or false", int: "a whole number", float: "a number", FrameSpec: "WIDTHxHEIGHT"}
     try:
         if isinstance(default, bool):

@@ -1,4 +1,4 @@
-"""What the net sees so far, as a picture: frames held back, their masks, and its answers."""
+"""Pictures of what the net has learnt so far: held-back frames, their masks and its predictions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgecrack.spec import threshold_level
 from edgecrack.training.data import Frames
 from edgecrack.training.validation import probability
 
-WIDTH = 320  # of each of the three pictures of a row
+WIDTH = 320  # pixels, of each of the three pictures in a row
 ROWS = 4
 RED, GREEN = (0, 0, 255), (0, 200, 0)
 
 
 def save_samples(path: str | os.PathLike[str], net: CrackNet, sets: Sequence[Frames], threshold: float) -> None:
-    """A JPEG with a row for each of four frames: the frame, its mask in green, the pixels found in red.
+    """Write a JPEG with a row for each of four frames: the frame, its mask in green, the predicted pixels in red.
 
     Raises SourceError when it cannot be written.
     """

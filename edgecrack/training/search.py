@@ -1,4 +1,4 @@
-"""A grid search over switches of a recipe, a run a point: what it found is kept in a journal, so that it can be resumed."""
+"""Grid search over switches of a recipe, one run per point; a journal keeps the results, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from optuna.trial import TrialState, create_trial
 from edgecrack.errors import SpecError
 from edgecrack.plots import new_figure, save_figure
 
-Point = dict[str, Any]  # a value of each switch
+Point = dict[str, Any]  # one value for each switch
 GAMMAS = (-0.07, -0.03, 0.0, 0.03, 0.07)  # of AELF's paper, where 0.03 is printed twice
 AELF_GRID: dict[str, Sequence[Any]] = {"gamma1": GAMMAS, "gamma2": GAMMAS}
 
 
 class Search:
-    """A search in `folder`: journal.log, which Optuna keeps, and heat_map.png.
+    """A grid search in `folder`, which gets journal.log, kept by Optuna, and heat_map.png.
 
     Args:
         grid: the values of each switch.
-        about: what every point has in common; a search is resumed only with the same.
+        about: what all points have in common; a search is resumed only if this is the same.
 
-    Raises SpecError when the folder holds a search of another grid or of something else.
+    Raises SpecError when the folder holds a search with another grid or `about`.
     """
 
     def __init__(self, folder: Path, grid: Mapping[str, Sequence[Any]], about: str) -> None:
@@ -58,12 +58,12 @@ class Search:
 
     @property
     def scores(self) -> list[tuple[Point, float]]:
-        """What has been found so far."""
+        """The points evaluated so far, with their scores."""
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         return [(trial.params, trial.value) for trial in trials if trial.value is not None]
 
     def run(self, evaluate: Callable[[Point], float], report: Callable[[str], None]) -> tuple[Point, float]:
-        """Evaluate the points that have no score yet, and draw the heat map anew after each; the best and its score.
+        """Evaluate the points without a score, redrawing the heat map after each; returns the best point and its score.
 
         A point that was being evaluated when the search was killed is evaluated again.
         """
@@ -80,7 +80,7 @@ class Search:
         return max(self.scores, key=lambda pair: pair[1])
 
     def draw(self) -> Path | None:
-        """heat_map.png of the scores over two switches; None where the grid has another number of them."""
+        """Draw heat_map.png of the scores over two switches; None if the grid has another number of switches."""
         if len(self.grid) != 2:
             return None
         (first, rows), (second, columns) = self.grid.items()
@@ -91,7 +91,7 @@ class Search:
 
 
 def in_words(point: Mapping[str, Any]) -> str:
-    """`gamma1=0.03,gamma2=-0.07`: also the name of the run's folder."""
+    """A point as text such as `gamma1=0.03,gamma2=-0.07`, which is also the name of its run's folder."""
     return ",".join(f"{name}={value}" for name, value in point.items())
 
 
@@ -117,7 +117,7 @@ def _heat_map(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna tells of every trial, and calls the journal an experiment; what there is to say is said by the search."""
+    """Silence Optuna, which reports every trial and calls the journal experimental; the search reports by itself."""
     import warnings
 
     before = optuna.logging.get_verbosity()

@@ -1,7 +1,7 @@
-"""Learning from few labels: labelled crops, and two views of unlabelled frames that are to agree.
+"""Semi-supervised training: labelled crops, and two views of unlabelled frames that should agree.
 
-Inspired by, and not a reproduction of, Kangcheng Liu, "Semi-Supervised Confidence-Level-based Contrastive Discrimination for
-Class-Imbalanced Semantic Segmentation", whose formulas are not public.
+Inspired by, and not a reproduction of, Kangcheng Liu, "Semi-Supervised Confidence-Level-based Contrastive
+Discrimination for Class-Imbalanced Semantic Segmentation", whose formulas are not public.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Answers = tuple[Tensor, Tensor]  # logits (N, 1, H, W) and embeddings (N, D, h, 
 
 
 class FewLabels(Supervised):
-    """The supervised loss of labelled crops plus the contrast between two views of unlabelled frames.
+    """Supervised loss on labelled crops plus contrastive loss between two views of unlabelled frames.
 
     Args:
-        learner: what is trained; its embedding says how wide the bank's vectors are.
-        crops: the labelled ones.
-        views: the unlabelled ones.
+        learner: the model being trained; its embedding sets the width of the bank's vectors.
+        crops: labelled crops.
+        views: views of unlabelled frames.
     """
 
     def __init__(self, net: str, recipe: Recipe, crops: Crops, views: Views, learner: Learner) -> None:
@@ -56,11 +56,11 @@ class FewLabels(Supervised):
             )
         self.views, self.learner = views, learner
         self.bank = Bank(self.contrast.bank_size, _width(learner))
-        self.began = 2.0  # the progress at which the contrast began to count; 2 is not yet
+        self.began = 2.0  # progress at which the contrastive loss started; 2 is not yet
         self.teacher = copy.deepcopy(learner).requires_grad_(False).eval() if self.contrast.mean_teacher else None
 
     def draw(self, numbers: range) -> Arrays:
-        """The labelled crops with these numbers, and as many unlabelled frames as the recipe has for them."""
+        """The labelled crops with these numbers, and the matching number of unlabelled frames."""
         share = self.contrast.unlabelled_batch / self.recipe.batch
         return self.crops.batch(numbers) | self.views.batch(
             range(round(numbers.start * share), round(numbers.stop * share))
@@ -70,12 +70,12 @@ class FewLabels(Supervised):
         labelled = len(batch["frames"])
         frames = torch.cat([batch["frames"], batch["first"], batch["second"]])
         self.bank.to(frames.device)
-        logits, embedded = learner(frames)  # one pass: batch norms see both kinds of frames, and processes meet once
+        logits, embedded = learner(frames)  # one pass: batch norm sees both kinds of frames, processes synchronise once
         if embedded is None:
             raise SpecError("learning with few labels needs embeddings; give the learner embed_from")
         target = batch["masks"][:, None].float()
         total = self.of_logits([z[:labelled] for z in logits], target, progress)
-        total = total + 0 * embedded.sum()  # so that every weight has a gradient, as several processes want it
+        total = total + 0 * embedded.sum()  # gives every weight a gradient, as distributed training needs
         seen = logits[0][labelled:], embedded[labelled:]
         sure_of = self._taught(frames[labelled:], seen)
         known = _flat(embedded[:labelled]), _flat(_strided(target, self.contrast.embed_from))[:, 0] > 0
@@ -91,7 +91,7 @@ class FewLabels(Supervised):
         return total
 
     def _taught(self, frames: Tensor, seen: Answers) -> Answers:
-        """What confidence and targets are taken from, without a gradient: the teacher's answers, or the net's own."""
+        """Logits and embeddings for confidence and targets, without gradient: the mean teacher's, or the net's own."""
         if self.teacher is None:
             return seen[0].detach().float(), seen[1].detach()
         with torch.no_grad(), lowered(frames.device.type, self.recipe.precision):
@@ -100,7 +100,7 @@ class FewLabels(Supervised):
         return logits[0].float(), embedded
 
     def _weight(self, progress: float) -> float:
-        """0 until the start of the contrast or until the bank is full enough, whichever is later; then a ramp."""
+        """Contrastive weight: 0 until `contrast_start` and until the bank is full enough, then a ramp."""
         if self.began > 1:
             if progress < self.contrast.contrast_start or self.bank.least < self.contrast.bank_least:
                 return 0.0
@@ -126,7 +126,7 @@ class FewLabels(Supervised):
 
     @torch.no_grad()
     def _remember(self, known: tuple[Tensor, Tensor], p: Tensor, sure_of: Answers) -> None:
-        """Fill the bank: labelled pixels that are predicted right and surely, then unlabelled ones that are sure."""
+        """Fill the bank with correctly and confidently predicted labelled pixels, then with sure unlabelled ones."""
         f, crack = known
         guessed = _flat(_strided(torch.sigmoid(sure_of[0]), self.contrast.embed_from))[:, 0]
         right = (confidence(p) >= self.contrast.sure_labelled) & ((p >= 0.5) == crack)
@@ -163,12 +163,12 @@ class FewLabels(Supervised):
 
 
 def meeting(maps: Tensor, corners: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
-    """Where two views of the same frames show the same place: two (n, C), matched pixel by pixel.
+    """Features of the overlap of two views of the same frames: two (n, C), matched pixel by pixel.
 
     Args:
-        maps: (2 b, C, h, w), the first views and then the second.
-        corners: (b, 2, 2), the (top, left) of either view, in pixels of `maps`.
-        flips: bool (b, 2), whether the view was mirrored.
+        maps: (2 b, C, h, w), all first views, then all second views.
+        corners: (b, 2, 2), (top, left) of each view, in pixels of `maps`.
+        flips: bool (b, 2), whether each view was mirrored.
     """
     count, (height, width) = len(corners), maps.shape[2:]
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -192,7 +192,7 @@ def _width(learner: Learner) -> int:
 
 
 def _strided(p: Tensor, stride: int) -> Tensor:
-    """(N, 1, H, W) -> (N, 1, H / stride, W / stride) by the maximum, so that thin cracks survive."""
+    """(N, 1, H, W) -> (N, 1, H / stride, W / stride) by max-pooling, so that thin cracks survive."""
     return F.max_pool2d(p.float(), stride)
 
 

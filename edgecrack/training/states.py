@@ -1,4 +1,4 @@
-"""What a run leaves in its last.safetensors, and what it must have in common with one that continues it."""
+"""The training state in last.safetensors, and what must match for a run to be resumed from it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ Parts = Mapping[str, Mapping[str, Tensor]]  # "net", "optimiser", "average", "ob
 
 
 def identity(spec: ModelSpec, recipe: Recipe, data: list[list[Any]], teacher: str = "") -> dict[str, str]:
-    """What two runs have in common when one continues the other: the net, the recipe, the sets, [name, frames] each, and the
-    `fingerprint` of a teacher."""
+    """What must match for one run to resume another: net, recipe, sets ([name, frames] each), teacher `fingerprint`."""
     return {METADATA_KEY: spec.to_json(), "recipe": recipe.to_json(), "data": json.dumps(data), "teacher": teacher}
 
 
@@ -40,7 +39,7 @@ def fingerprint(net: nn.Module) -> str:
 
 
 def save_state(path: Path, parts: Parts, progress: Mapping[str, Any], run: Mapping[str, str]) -> None:
-    """Write them, whole or not at all: the file that was there stays until then. Raises SourceError."""
+    """Write the state atomically: a previous file stays until then. Raises SourceError."""
     tensors = {f"{part}.{name}": value.detach() for part, named in parts.items() for name, value in named.items()}
     contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
     about = {"format": FORMAT, "version": edgecrack.__version__, "state": json.dumps(progress)}
@@ -48,9 +47,9 @@ def save_state(path: Path, parts: Parts, progress: Mapping[str, Any], run: Mappi
 
 
 def load_state(path: Path, run: Mapping[str, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The parts and the progress that `save_state` wrote for the same `run`.
+    """Load the parts and the progress that `save_state` wrote for the same `run`.
 
-    Raises SpecError saying what differs when it is of another run, and by which version when that is too old.
+    Raises SpecError when they are of another run, saying what differs, or of an old format, naming the version.
     """
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT:
@@ -74,13 +73,13 @@ def load_state(path: Path, run: Mapping[str, str]) -> tuple[dict[str, dict[str, 
 
 
 def stored_recipe(path: str | os.PathLike[str]) -> Recipe | None:
-    """The recipe inside a checkpoint, or None where there is none, as in the shipped ones. Raises SpecError."""
+    """The recipe stored in a checkpoint, or None if there is none, as in the shipped ones. Raises SpecError."""
     _, metadata = load_tensors(path)
     return Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
 
 
 def _difference(key: str, there: str, wanted: str) -> str:
-    """What differs between two JSON texts of a run, in words; nothing if nothing does."""
+    """Describe the difference between two JSON texts of a run; empty if there is none."""
     if there == wanted:
         return ""
     if key == "teacher":

@@ -1,4 +1,4 @@
-"""A few labelled frames of many: the part of a set that a study of few labels may use."""
+"""Subsets of labelled frames, for experiments with few labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgecrack.errors import SpecError
 from edgecrack.training.data import Frames, Selected
 
 LEAST = 4  # frames
-STRATA = 4  # of frames with about the same share of crack pixels
+STRATA = 4  # groups of frames with about the same share of crack pixels
 
 
 def labelled_part(sets: Sequence[Frames], share: float, seed: int) -> list[Selected]:
-    """`share` of the frames of each set, at least 4 of them, with as many of little crack as of much.
+    """A fraction `share` of the frames of each set, at least 4, stratified by the amount of crack pixels.
 
-    Drawn by frame and nested: with the same seed a smaller share is part of a greater one. Reads every mask once.
-    Raises SpecError for a share that is not above 0 and at most 1.
+    Drawn frame by frame and nested: with the same seed, a smaller share is part of a larger one. Reads every mask once.
+    Raises SpecError unless `share` is above 0 and at most 1.
     """
     if not 0 < share <= 1:
         raise SpecError(f"the share of labelled frames is above 0 and at most 1, got {share}")
@@ -27,7 +27,7 @@ def labelled_part(sets: Sequence[Frames], share: float, seed: int) -> list[Selec
 
 
 def _stratified(frames: Frames, seed: int) -> list[int]:
-    """All frames in an order whose every start has as many of each stratum."""
+    """All frames in an order of which every prefix has about equally many of each stratum."""
     rng = np.random.default_rng(seed)
     masks = (frames[index].mask for index in range(len(frames)))
     by_cracks = np.argsort([0.0 if mask is None else mask.mean() for mask in masks], kind="stable")

@@ -1,4 +1,4 @@
-"""How a net that is being trained scores on the frames held back, and what that says of its health."""
+"""Validation during training: scores on the held-back frames, and signs that the training has failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgecrack.training.objectives import prepared
 from edgecrack.training.recipes import Recipe
 from edgecrack.training.views import plain_view
 
-CAUTION = 0.02  # of F1 that the shipped threshold may cost, for fewer false alarms
+CAUTION = 0.02  # F1 that the shipped threshold may cost, for fewer false alarms
 
 
 def score(
@@ -32,11 +32,11 @@ def score(
     part: tuple[int, int] = (0, 1),
     precision: str = "auto",
 ) -> dict[str, Counts]:
-    """The pooled counts of each set, every frame at its own size, padded to the net's stride.
+    """Score `net`: pooled counts per set, every frame at its own size, padded to the net's stride.
 
     Args:
-        frame: what frames are fitted to instead, as the runtime fits them; the answer is scaled back.
-        part: (i, n) for the i-th of n processes, which share the frames; `pooled_over` adds their counts up.
+        frame: size to fit frames to instead, as the runtime does; the result is scaled back.
+        part: (i, n) for the i-th of n processes, which share the frames; `pooled_over` adds up their counts.
         precision: as in `Recipe`.
     """
     net.eval()
@@ -56,7 +56,7 @@ def score(
 def pooled_over(
     scores: Mapping[str, Counts], names: Sequence[str], add: Callable[[Tensor], Tensor], tolerance: float = 2.0
 ) -> dict[str, Counts]:
-    """The counts of every process added up by `add`; `names` are the sets', the same in each."""
+    """The counts of all processes, added up by `add`; `names` are those of the sets, the same in every process."""
     found: dict[str, Counts] = {}
     for name in names:
         own = scores.get(name)
@@ -73,8 +73,8 @@ def pooled_over(
 def best_level(scores: Mapping[str, Counts]) -> tuple[float, int]:
     """The best mean F1 over the sets at one threshold, and the level (threshold x 255) to ship.
 
-    That is the highest one within 0.02 of the best: every labelled frame holds a crack, so that their F1 says too little of
-    what fires on the many frames of a drive that hold none. A set without a crack says nothing here.
+    That level is the highest within 0.02 of the best F1: all labelled frames have cracks, so that their F1 says too
+    little about false alarms on the many frames of a drive without any. Sets without cracks are left out.
     """
     cracked = [pooled for pooled in scores.values() if pooled.truth]
     if not cracked:
@@ -84,7 +84,7 @@ def best_level(scores: Mapping[str, Counts]) -> tuple[float, int]:
 
 
 def probability(net: CrackNet, image: NDArray[np.uint8], frame: FrameSpec | None = None) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) BGR -> uint8 (H, W), the net run at the frame's own size, padded to its stride, or at `frame`."""
+    """uint8 (H, W, 3) BGR -> crack probability uint8 (H, W); the net runs at `frame`, or at the padded frame's size."""
     if frame is None:
         height, width = (math.ceil(side / net.stride) * net.stride for side in image.shape[:2])
         fit = Fit(FrameSpec(height, width), *image.shape[:2], *image.shape[:2])
@@ -98,7 +98,7 @@ def probability(net: CrackNet, image: NDArray[np.uint8], frame: FrameSpec | None
 def held_back_loss(
     net: CrackNet, sets: Sequence[Frames], recipe: Recipe, loss: Callable[[Sequence[Tensor], Tensor], Tensor]
 ) -> float:
-    """The mean loss of the labelled frames of `sets`, each whole and at the recipe's size."""
+    """The mean loss over the labelled frames of `sets`, each whole frame resized to the recipe's crop size."""
     net.eval()
     device = next(net.parameters()).device
     found = []
@@ -113,7 +113,7 @@ def held_back_loss(
 
 
 def ailment(scores: Mapping[str, Counts]) -> str | None:
-    """What is plainly wrong with these answers, in a sentence; None when nothing is."""
+    """A sentence on what is plainly wrong with these predictions; None if nothing is."""
     predicted = np.sum([pooled.predicted for pooled in scores.values()], axis=0)
     pixels = sum(int(pooled.pixels) for pooled in scores.values())
     most = int(np.flatnonzero(predicted)[-1])

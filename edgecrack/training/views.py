@@ -1,4 +1,4 @@
-"""What a net is shown of a frame: the fast recipe's crops, the papers' augmentations, and two views of an unlabelled frame."""
+"""Training views of frames: the fast recipe's crops, the papers' augmentations, and view pairs of unlabelled frames."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Mask = NDArray[np.bool_]
 
 
 AT_OWN_SCALE = ("scnet", "msfnet")  # augmentations that crop and do not scale
-View = Callable[[Image, Mask, FrameSpec, np.random.Generator], tuple[Image, Mask]]  # of a frame, at a size
+View = Callable[[Image, Mask, FrameSpec, np.random.Generator], tuple[Image, Mask]]  # of a frame, at a given size
 
 
 def view_for(augmentation: str, strict_nearest: bool = False) -> View:
-    """The view that a recipe's `augmentation` names."""
+    """The view function for a recipe's `augmentation`."""
     if augmentation == "aelf-unet":
         return partial(aelf_view, nearest=strict_nearest)
     views: dict[str, View] = {
@@ -36,14 +36,14 @@ def view_for(augmentation: str, strict_nearest: bool = False) -> View:
 
 
 def fast_view(image: Image, mask: Mask, size: FrameSpec, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """A random scale and place, flips, turns, another light, blur and noise. A crop that is not square is cut from one."""
+    """Random scale and position, flips, rotation, light, blur and noise; a crop that is not square is cut from one."""
     side = max(size.height, size.width)
     image, mask = augment(*random_crop(image, mask, side, rng), rng)
     return _cut(image, mask, size, (side - size.height) // 2, (side - size.width) // 2)
 
 
 def plain_view(image: Image, mask: Mask, size: FrameSpec, _: np.random.Generator | None = None) -> tuple[Image, Mask]:
-    """The whole frame at `size`; of the mask what is covered enough, since the nearest pixel alone breaks thin cracks."""
+    """The whole frame at `size`; the mask is thresholded by coverage, since nearest neighbour breaks thin cracks."""
     covered = resize(mask.astype(np.uint8) * 255, size.height, size.width)
     return resize(image, size.height, size.width), np.asarray(covered > COVERED)
 
@@ -51,7 +51,7 @@ def plain_view(image: Image, mask: Mask, size: FrameSpec, _: np.random.Generator
 def aelf_view(
     image: Image, mask: Mask, size: FrameSpec, rng: np.random.Generator, nearest: bool = False
 ) -> tuple[Image, Mask]:
-    """The whole frame, turned by up to 15 degrees, shifted by up to 5 %, sheared by up to 5 degrees, flipped."""
+    """The whole frame, rotated by up to 15 degrees, shifted by up to 5 %, sheared by up to 5 degrees, flipped."""
     image, mask = _nearest(image, mask, size) if nearest else plain_view(image, mask, size)
     turn, shear = np.radians(rng.uniform(-15, 15)), np.radians(rng.uniform(-5, 5))
     shift = rng.uniform(-0.05, 0.05, 2) * (size.width, size.height)
@@ -60,11 +60,11 @@ def aelf_view(
 
 
 def scnet_view(image: Image, mask: Mask, size: FrameSpec, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """A crop at the frame's own scale, turned by 0 to 90 degrees and flipped; beyond the frame it is mirrored."""
+    """A crop at the frame's own scale, rotated by 0 to 90 degrees and flipped; outside the frame, it is mirrored."""
     height, width = mask.shape
     turn = np.radians(rng.uniform(0, 90))
     inverse = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    # the crop's corners reach so far from its middle, which keeps them within the frame where it is large enough
+    # how far the crop's corners reach from its centre, to keep them within the frame where that is large enough
     reach = np.abs(inverse) @ (size.width / 2, size.height / 2)
     middle = [_between(rng, far, length) for far, length in zip(reach, (width, height), strict=True)]
     origin = middle - inverse @ ((size.width - 1) / 2, (size.height - 1) / 2)
@@ -84,13 +84,13 @@ def cacpnet_view(image: Image, mask: Mask, size: FrameSpec, rng: np.random.Gener
 
 
 def msfnet_view(image: Image, mask: Mask, size: FrameSpec, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """SCNet's view in other light and colours."""
+    """`scnet_view` with photometric augmentation."""
     image, mask = scnet_view(image, mask, size, rng)
     return photometric(image, rng), mask
 
 
 def photometric(image: Image, rng: np.random.Generator) -> Image:
-    """Brightness, contrast and saturation by up to 0.4, hue by up to a tenth of the circle, blur and noise."""
+    """Jitter brightness, contrast and saturation by up to 0.4, hue by up to a tenth of the circle, blur, add noise."""
     grey = np.float32(image.mean())
     seen = (image.astype(np.float32) - grey) * np.float32(rng.uniform(0.6, 1.4)) + grey
     seen = np.clip(seen * np.float32(rng.uniform(0.6, 1.4)), 0, 255).astype(np.uint8)
@@ -104,15 +104,16 @@ def photometric(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(np.clip(seen + noise, 0, 255), np.uint8)
 
 
-GRID = 16  # the corners of two views lie on it, so that their maps of every stride meet
+GRID = 16  # the corners of two views lie on it, so that their maps align at every stride
 
 
 def two_views(
     image: Image, size: FrameSpec, rng: np.random.Generator
 ) -> tuple[tuple[Image, Image], NDArray[np.int64], NDArray[np.bool_]]:
-    """Two crops of a frame that share at least a quarter of their area, each with its own flip and its own light.
+    """Two crops of a frame that overlap by at least a quarter of their area, each with its own flip and light.
 
-    Returns the crops, uint8 (h, w, 3); their corners (2, 2), (top, left) in one plane; and whether each was flipped, (2,).
+    Returns the crops, uint8 (h, w, 3); their corners (2, 2), (top, left) in a common plane; and whether each was
+    flipped, (2,).
     """
     shift = np.array([size.height, size.width]) // 2 // GRID
     side = int(max(size.height + GRID * shift[0], size.width + GRID * shift[1]))
@@ -127,7 +128,7 @@ def two_views(
 
 
 def _between(rng: np.random.Generator, reach: float, length: int) -> float:
-    """A place at least `reach` from both ends of `length`, or the middle where there is none."""
+    """A random position at least `reach` from both ends of `length`, or the middle if there is none."""
     return float(rng.uniform(reach, length - reach)) if length > 2 * reach else (length - 1) / 2
 
 
@@ -152,7 +153,7 @@ def _nearest(image: Image, mask: Mask, size: FrameSpec) -> tuple[Image, Mask]:
 def _warped(
     image: Image, mask: Mask, linear: NDArray[np.float64], shift: NDArray[np.float64], nearest: bool
 ) -> tuple[Image, Mask]:
-    """`linear` about the middle of the frame, then `shift`, (x, y); the border is repeated."""
+    """Warp by `linear` about the centre of the frame, then by `shift`, (x, y); the border is repeated."""
     height, width = mask.shape
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     matrix = np.column_stack([linear, middle - linear @ middle + shift])
