@@ -84,7 +84,7 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        image = cv2.imdecode(data, flags) if data.size and not _is_cut(data) else None
+        image = cv2.imdecode(data, flags) if data.size and not is_cut_jpeg(data.tobytes()) else None
     except cv2.error as error:
         raise SourceError(f"{path} cannot be decoded: {error}".splitlines()[0]) from error
     if image is None:
@@ -92,13 +92,12 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
     return image
 
 
-def _is_cut(data: NDArray[np.uint8]) -> bool:
+def is_cut_jpeg(content: bytes) -> bool:
     """Whether a JPEG is truncated: OpenCV 4 would fill the missing part with grey.
 
     The end-of-image marker is searched for from the first scan on: a thumbnail, which has its own, comes before that,
     and data that a phone appends after the picture, such as a video, may contain any bytes.
     """
-    content = data.tobytes()
     if content[:2] != b"\xff\xd8":
         return False
     place = 2

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator
 from functools import cache
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import MissingDependency, SourceError
+from edgecrack.images import is_cut_jpeg
 from edgecrack.runtime.camera import Refused
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 SCHEMES = {"rtsp", "rtsps", "http", "https", "udp", "rtmp", "rtmps", "srt"}
 _SILENT = "nothing came within the time-out"
 _MENDED = 2.0  # seconds after a loss until a stream without key frames is trusted again
+_BLIND = 30.0  # seconds without a picture, the longest pause between key frames, until a camera counts as lost
 _MOST_PARTS = 32  # maximum number of packets per image
 _LOOKED_AT = 10  # packets examined at the beginning of a stream
 
@@ -64,16 +67,21 @@ class NetworkConnection:
         reason, begun = "", time.monotonic()
         try:
             picture = next(self._pictures)
-            if time.monotonic() - begun < self._timeout:
-                return picture
-            reason = _SILENT  # on a time-out FFmpeg outputs a leftover frame, as old as the silence
         except StopIteration:
             reason = "the stream ended"
         except SourceError:
             raise
         except (av.error.FFmpegError, OSError) as error:
             reason = _reason(error)
-        raise SourceError(reason)
+        if reason:
+            raise SourceError(reason)
+        if picture is ...:
+            raise TimeoutError
+        if (
+            time.monotonic() - begun >= self._timeout
+        ):  # on a time-out FFmpeg outputs a leftover frame, as old as the silence
+            raise SourceError(_SILENT)
+        return picture
 
     def close(self) -> None:
         """See `Connection`."""
@@ -87,23 +95,39 @@ class NetworkConnection:
             seconds = self._file.duration / 1e6
             raise Refused(f"it is a file of {seconds:.0f} s and no camera; download it first")
 
-    def _decode(self) -> Generator[NDArray[np.uint8] | None, None, None]:
+    def _decode(self) -> Generator[NDArray[np.uint8] | EllipsisType | None, None, None]:
+        """Yield each picture, None for a damaged one, and ... when packets have made no picture for the time-out."""
         import av
         from av.video.reformatter import VideoReformatter
 
         stream = self._file.streams.video[0]
         stream.thread_type = "SLICE"  # frame threading would delay frames
         convert = VideoReformatter()  # reused: it reinitialises only when the size changes
-        smears = _Smears()
+        smears, has_ends = _Smears(), False
+        answered = pictured = time.monotonic()
         for packet in _whole(self._of_picture(stream)):
-            smeared = smears.has(packet)
+            smeared, frames = smears.has(packet), []
+            if stream.codec_context.name == "mjpeg" and packet.size:
+                is_cut = is_cut_jpeg(bytes(packet))
+                has_ends |= not is_cut
+                smeared |= is_cut and has_ends  # FFmpeg leaves the previous picture in the missing rest
             try:
                 frames = stream.codec_context.decode(packet)
             except av.error.InvalidDataError:
+                smears.begin()
                 yield None
-                continue
+                answered = pictured = time.monotonic()
             for frame in frames:
-                yield None if smeared or frame.is_corrupt else _bgr(convert.reformat(frame, format="bgr24"))
+                if frame.is_corrupt and not smeared:  # its successors, which refer to it, are not flagged
+                    smears.begin()
+                    smeared = True
+                yield None if smeared else _bgr(convert.reformat(frame, format="bgr24"))
+                answered = pictured = time.monotonic()
+            if time.monotonic() - answered > self._timeout:
+                if time.monotonic() - pictured > _BLIND:
+                    raise SourceError("its packets make no picture")
+                yield ...
+                answered = time.monotonic()
 
     def _of_picture(self, stream: VideoStream) -> Iterator[Packet[Any]]:
         """Yield the packets of `stream`. Raises SourceError if none came within the time-out, despite other packets.
@@ -129,6 +153,10 @@ class _Smears:
     def __init__(self) -> None:
         self._since: float | None = None
         self._packets = 0  # packets since the loss
+
+    def begin(self) -> None:
+        """The decoder flagged what it made of the last packet, so that the next key frame ends the smear."""
+        self._since, self._packets = time.monotonic(), 1
 
     def has(self, packet: Packet[Any]) -> bool:
         self._packets += 1
