@@ -184,10 +184,15 @@ def _check_same(log: Path, before: Mapping[str, Any] | None, record: Mapping[str
 
 
 def _next_number(log: Path) -> int:
-    """One more than the highest number that a frame of a camera has."""
+    """One more than the highest number that a frame of a camera has, in the log or in the names of its pictures.
+
+    Pictures reach the disk at once, the log a second later: a power cut leaves pictures that have no line.
+    """
     from edgecrack.runtime.log import entries
 
-    return 1 + max((entry.get("index", entry.get("last", -1)) for entry in entries(log)), default=-1)
+    pictures = (path.stem for kind in ("masks", "evidence") for path in (log.parent / kind).rglob("*"))
+    numbers = [int(stem) for stem in pictures if stem.isdecimal()]
+    return 1 + max((*numbers, *(entry.get("index", entry.get("last", -1)) for entry in entries(log))), default=-1)
 
 
 def _after(log: Path, beginning: Beginning) -> Beginning:

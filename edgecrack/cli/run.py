@@ -186,6 +186,11 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
     typer.echo(str(account))
-    typer.echo(f"written: {', '.join(name for name in sinks.names if name not in sinks.lost and Path(name).exists())}")
+    whole = (Path(name) for name in sinks.names if name not in sinks.lost)
+    # of several sources each has an overlay of its own
+    written = [
+        str(path) for one in whole for path in ([one] if one.exists() else sorted(one.parent.glob(f"{one.stem}-*.mp4")))
+    ]
+    typer.echo(f"written: {', '.join(written)}".encode(errors="backslashreplace").decode())
     for name in sinks.lost:
         typer.echo(f"not written to the end: {name}")

@@ -8,10 +8,11 @@ from edgecrack.errors import SpecError
 
 # Up to the last @, not the first: cameras ship with passwords that contain @ and /, and users do not escape them.
 _USER = re.compile(r"(?<=://)[^\n]*@")
-_USER_IN_PIPELINE = re.compile(r"(?<=://)\S*@")
+_USER_IN_PIPELINE = re.compile(r"(?<=://)(?:[^\"'\n]*@(?=[^\"'\n]*[\"'])|\S*@)")  # within quotes it may hold blanks
 _SECRET = re.compile(
-    r"(?i)((?:\b[up]|pas\w*|pwd?|psk|user?(?:-?id|-?name)?|login|usr|token|jwt|secret|key|auth|sig(?:nature)?|streamid)\s*=\s*)"
-    r"(\"[^\"]*\"|'[^']*'|[^\s&]+)"
+    r"(?i)((?:\b[up]|\bsid|pas\w*|pwd?|psk|user?(?:-?id|-?name|-?pw)?|login|usr|token|bearer|jwt|secret|key|auth\w*|ticket|"
+    r"\w*session\w*|credential\w*|cookies?|extra-headers|sig(?:nature)?|streamid)\s*=\s*)"
+    r"(\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\s&]+)"
 )
 _PAIR = re.compile(r"(?<=[/?&])[^/?&=\s:]+:[^/?&=\s]+(?=[/?&]|$)")  # user:password as a path segment or query field
 # Query fields follow a host; what looks like one before an @ may be part of a password.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -57,12 +57,14 @@ class Event:
         details: depending on the event: "reason", "tries" (attempts to reconnect so far), "width", "height", "cause",
             "first" and "last" (indices of a run of dropped frames; with `SourceOptions.every`, every N-th between
             them), "index" and "time" (of the marked frame).
+        monotonic: time of the event in seconds of `time.monotonic()`, which no change of the clock disorders.
     """
 
     name: str
     source: str
     utc: float
     details: dict[str, str | int | float] = field(default_factory=dict)
+    monotonic: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
     def to_json(self) -> dict[str, str | int | float]:
         """The log entry of the event, with its time in ISO 8601."""
@@ -221,23 +223,18 @@ class Camera:
     def _read_connection(self) -> str | None:
         """Read one connection to its end; return why the camera was lost, None at the regular end or when stopped."""
         try:
-            connection = self._connect()
+            with closing(self._connect()) as connection:
+                while not self._stopped:
+                    with suppress(TimeoutError):
+                        self._put(connection.read())
+        except _TooSlow:
+            raise
         except SourceError as error:
             if isinstance(error, Refused) and not self.read:  # a camera that worked before may be restarting
                 raise Refused(f"{self.name}: {error}") from None
             return str(error)
-        try:
-            while not self._stopped:
-                with suppress(TimeoutError):
-                    self._put(connection.read())
-        except SourceError as error:
-            if isinstance(error, _TooSlow):
-                raise
-            return str(error)
         except EOFError:
             pass
-        finally:
-            connection.close()
         return None
 
     def _put(self, image: NDArray[np.uint8] | None) -> None:

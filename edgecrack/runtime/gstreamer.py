@@ -65,15 +65,15 @@ class GstConnection:
             raise Refused("the pipeline has no appsink")
         self._wait = round(timeout * self._gst.SECOND)
         if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
-            reason = self._reason()
+            failure = self._failure("the pipeline does not start: ")
             self.close()
-            raise SourceError(f"the pipeline does not start: {reason}")
+            raise failure
 
     def read(self) -> NDArray[np.uint8]:
         """See `Connection`."""
         sample = self._sink.emit("try-pull-sample", self._wait)
         if sample is None:
-            raise SourceError(self._reason())
+            raise self._failure()
         return self._picture(sample)
 
     def close(self) -> None:
@@ -94,11 +94,16 @@ class GstConnection:
         finally:
             buffer.unmap(mapped)
 
-    def _reason(self) -> str:
+    def _failure(self, what: str = "") -> SourceError:
+        """Why no picture comes; Refused for a wrong password, as cameras lock out clients that retry them often."""
         message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
         if message:
-            return redacted(message.parse_error()[0].message)
-        return "the stream ended" if self._sink.get_property("eos") else "nothing came within the time-out"
+            error, resource = message.parse_error()[0], self._gst.ResourceError
+            kind = Refused if error.matches(resource.quark(), resource.NOT_AUTHORIZED) else SourceError
+            return kind(what + redacted(error.message))
+        return SourceError(
+            what + ("the stream ended" if self._sink.get_property("eos") else "nothing came within the time-out")
+        )
 
 
 def _gst() -> Any:

@@ -135,7 +135,9 @@ class LiveSource(Closing):
             join()
 
     def _events(self) -> list[Event]:
-        return sorted((event for camera in self.parts for event in camera.take_events()), key=lambda event: event.utc)
+        return sorted(
+            (event for camera in self.parts for event in camera.take_events()), key=lambda event: event.monotonic
+        )
 
     def _next(self) -> Frame | None:
         """The frame of the camera whose turn it is."""

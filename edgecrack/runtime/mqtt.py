@@ -112,7 +112,7 @@ class MqttMessages(Closing):
         client.max_queued_messages_set(_KEPT)
         client.reconnect_delay_set(1, 30)
         client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
-        client.on_publish = self._on_publish
+        client.on_disconnect, client.on_publish = self._on_disconnect, self._on_publish
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
         if broker.secure:
@@ -180,6 +180,10 @@ class MqttMessages(Closing):
 
     def _on_connect_fail(self, client: Client, data: object) -> None:
         self._say("cannot be reached")
+
+    def _on_disconnect(self, client: Client, data: object, flags: object, reason: ReasonCode, *rest: object) -> None:
+        if reason.is_failure and not self._said:  # a refusal says more, and is followed by this
+            self._say("hung up")
 
     def _on_publish(self, *arguments: object) -> None:
         self._sent += 1

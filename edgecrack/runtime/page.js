@@ -1,10 +1,10 @@
 "use strict";
 const by = (id) => document.getElementById(id);
 const tiles = [];
-let link = null, tried = 0, heard = Date.now(); // times of the last try to connect and of the last message
+let link = null, tried = -Infinity, heard = performance.now(); // times of the last try to connect and of the last message
 
 function connect() {
-  tried = Date.now();
+  tried = performance.now();
   if (link) {
     link.onmessage = null;
     link.close();
@@ -14,7 +14,7 @@ function connect() {
   const next = () => opened.readyState === WebSocket.OPEN && opened.send("next");
   opened.onopen = next;
   opened.onmessage = async ({ data }) => {
-    heard = Date.now();
+    heard = performance.now();
     // Only when this is on the screen the next is asked for: what cannot be shown in time is never sent.
     await (typeof data === "string" ? tell(JSON.parse(data)) : show(data)).catch(console.error);
     next();
@@ -23,12 +23,12 @@ function connect() {
 
 function watchOver() {
   const closed = link.readyState === WebSocket.CLOSED;
-  const silent = Date.now() - heard > 3000; // a network that went away says nothing
+  const silent = performance.now() - heard > 3000; // a network that went away says nothing
   if (closed || silent) {
     alarm("No connection to the detector. Trying again …");
     tiles.forEach((tile) => tile.root.classList.add("old"));
   }
-  if (Date.now() - tried > (closed ? 1000 : 4000) && (closed || silent)) connect();
+  if (performance.now() - tried > (closed ? 1000 : 4000) && (closed || silent)) connect();
 }
 
 function alarm(text) {
@@ -61,7 +61,7 @@ async function show(data) {
 async function tell(state) {
   alarm(state.troubles.map((trouble) => `Not recorded: ${trouble}`).join("; "));
   state.sources.forEach((source, number) => tellSource(tile(number), source));
-  if (!wanted && Date.now() - moved > 1500) setSlider(state.threshold);
+  if (!wanted && performance.now() - moved > 1500) setSlider(state.threshold);
   by("slider").disabled = false;
   by("temperature").textContent = state.temperature === null ? "–" : `${Math.round(state.temperature)} °C`;
   by("temperature").classList.toggle("high", state.temperature >= 90);
@@ -95,10 +95,10 @@ function setSlider(value) {
   by("level").textContent = Number(value).toFixed(2);
 }
 
-let wanted = null, moved = 0; // the threshold that is on its way, and when the slider was last moved
+let wanted = null, moved = -Infinity; // the threshold that is on its way, and when the slider was last moved
 
 async function setThreshold(value) {
-  moved = Date.now();
+  moved = performance.now();
   setSlider(value);
   const sending = wanted !== null;
   wanted = by("slider").value;
@@ -130,7 +130,7 @@ by("slider").oninput = () => setThreshold(by("slider").value);
 by("lower").onclick = () => setThreshold(Number(by("slider").value) - 0.01);
 by("higher").onclick = () => setThreshold(Number(by("slider").value) + 0.01);
 document.onvisibilitychange = () => {
-  heard = Date.now(); // what was asleep has heard nothing
+  heard = performance.now(); // what was asleep has heard nothing
 };
 setInterval(watchOver, 500);
 connect();

@@ -37,6 +37,7 @@ try:
     from starlette.routing import Route, WebSocketRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketClose, WebSocketDisconnect
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
     raise MissingDependency("the page needs Starlette and uvicorn; pip install 'edgecrack[live]'") from missing
 
@@ -92,7 +93,7 @@ class Page(Closing):
         self._server = uvicorn.Server(
             uvicorn.Config(
                 _Guarded(self._app(), door),
-                http="h11",
+                http=_Connection,
                 ws="websockets-sansio",
                 ws_per_message_deflate=False,  # a JPEG does not get any smaller
                 ws_max_size=1024,
@@ -213,6 +214,21 @@ class _Pictures:
         if done is None or (done[0] != serial and now - done[1] >= 1 / _RATE):
             done = self._messages[number] = serial, now, bytes([number]) + _jpeg(detection.plot(frame.image))
         return done[0], done[2]
+
+
+class _Connection(H11Protocol):
+    """A connection that is dropped if it requests nothing: idle ones would take the file handles that recording needs."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > 2 * _VIEWERS:  # up to which uvicorn answers that it is busy
+            transport.abort()
+        else:
+            self.loop.call_later(_PATIENCE, self._drop_idle)
+
+    def _drop_idle(self) -> None:
+        if self in self.connections and self.cycle is None:
+            self.transport.abort()
 
 
 class _Guarded:

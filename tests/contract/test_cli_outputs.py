@@ -103,8 +103,9 @@ def test_a_video_is_cut_into_segments(edgecrack, video, tmp_path):
 def test_several_videos_have_files_of_their_own(edgecrack, video, tmp_path):
     other = tmp_path / "other road.mp4"
     other.write_bytes(video.read_bytes())
-    edgecrack("--source", video, "--source", other, "--end", 0.5, "--masks")
+    said = edgecrack("--source", video, "--source", other, "--end", 0.5, "--masks").stdout
     out = tmp_path / "out"
+    assert [str(out / f"overlay-{name}.mp4") in said for name in ("road", "other-road")] == [True, True]
     assert [count(out / f"overlay-{name}.mp4") for name in ("road", "other-road")] == [5, 5]
     assert len(list((out / "masks" / "road").iterdir())) == len(list((out / "masks" / "other-road").iterdir())) == 5
 

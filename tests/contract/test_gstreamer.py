@@ -1,6 +1,8 @@
 """Real GStreamer pipelines, through the bindings of the system's Python."""
 
+import socketserver
 import sys
+import threading
 import time
 
 import numpy as np
@@ -87,6 +89,34 @@ def test_what_is_no_pipeline_fails_at_once(pipeline, message):
         list(source)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_wrong_password_is_not_tried_again():
+    """Cameras lock out who tries it again and again."""
+
+    class Refuses(socketserver.StreamRequestHandler):
+        def handle(self):
+            while asked := self.rfile.readline().decode().split():
+                lines = list(iter(lambda: self.rfile.readline().decode().strip(), ""))
+                number = next(line for line in lines if line.startswith("CSeq"))
+                answer = "200 OK" if asked[0] == "OPTIONS" else "401 Unauthorized"
+                challenge = 'Public: OPTIONS, DESCRIBE, SETUP, PLAY\r\nWWW-Authenticate: Basic realm="camera"'
+                self.wfile.write(f"RTSP/1.0 {answer}\r\n{number}\r\n{challenge}\r\n\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuses) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            pipeline = f"rtspsrc location=rtsp://admin:secret@127.0.0.1:{server.server_address[1]}/1 ! decodebin"
+            with (
+                opened(pipeline, max_reconnects=1, timeout=5.0) as source,
+                pytest.raises(Refused, match="Unauthorized"),
+            ):
+                list(source)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_sink_of_other_pixels_says_what_is_wanted():

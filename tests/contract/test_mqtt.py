@@ -230,6 +230,14 @@ def test_a_broker_that_takes_a_connection_and_answers_nothing(send, caplog):
     assert "2000 messages did not reach" in caplog.text
 
 
+def test_a_broker_that_hangs_up_is_told(send, caplog):
+    """As one that wants TLS does, or a tunnel with nothing behind it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        send(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        server.accept()[0].close()
+        wait_until(lambda: "hung up; trying again" in caplog.text)
+
+
 def test_a_mark_during_the_close_harms_nobody(send):
     messages = send("mqtt://127.0.0.1:1")
     marking = threading.Thread(target=messages.write_event, args=(event("marked"),))

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import weakref
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -328,6 +328,19 @@ def test_a_viewer_that_asks_for_nothing_is_let_go(begin, monkeypatch):
     with begin().watch() as viewer, pytest.raises(ConnectionClosed) as closed:
         viewer.recv(20)
     assert closed.value.rcvd.code == 1001
+
+
+def test_connections_that_ask_for_nothing_take_no_handles(begin, monkeypatch):
+    monkeypatch.setattr(page_module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(page_module, "_VIEWERS", 4)
+    run = begin()
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", run.port))) for _ in range(20)]
+        for connection in idle:
+            connection.settimeout(20)
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""  # hung up
+    assert ask(run.url)[0] == 200
 
 
 def test_whatever_a_viewer_sends_is_a_wish_for_more(begin, caplog):

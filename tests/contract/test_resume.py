@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from edgecrack.cli.outputs import OutputOptions, open_sinks
-from edgecrack.cli.resuming import Beginning
+from edgecrack.cli.resuming import Beginning, _next_number
 from edgecrack.cli.run import run
 from edgecrack.errors import SourceError, SpecError
 from edgecrack.files import TEMPORARY
@@ -329,6 +329,15 @@ def test_of_a_camera_the_numbers_and_the_videos_go_on(tmp_path, model, camera):
     assert all("dropped" in line for line in lines if "event" not in line)
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert b"secret" not in written
+
+
+def test_a_camera_goes_on_after_pictures_that_reached_the_disk_before_their_lines(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"index": 5, "source": "camera"}\n')
+    assert _next_number(tmp_path / "log.jsonl") == 6
+    for name in ("masks/000009.png", "evidence/front/000012.jpg", "evidence/000007-2.mp4", "evidence/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert _next_number(tmp_path / "log.jsonl") == 13
 
 
 def test_a_folder_that_cannot_be_looked_into_is_one_line(model, folder, tmp_path):

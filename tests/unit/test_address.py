@@ -35,6 +35,18 @@ from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme
         ("srt://h:8890?streamid=read:road:admin:secret&latency=9", "srt://h:8890?streamid=***&latency=9"),
         ("rtsp://h/1?jwt=eyJhbGci.secret.sig", "rtsp://h/1?jwt=***"),
         ("http://h/v?usr=admin&psk=secret", "http://h/v?usr=***&psk=***"),
+        ("rtsp://h/cam?channel=1&authbasic=YWRtaW46c2Vj", "rtsp://h/cam?channel=1&authbasic=***"),
+        ("http://h/v?jsessionid=a1&ticket=b2&sid=c3&fps=5", "http://h/v?jsessionid=***&ticket=***&sid=***&fps=5"),
+        ("http://h/v?bearer=a&Authorization=b&side=left", "http://h/v?bearer=***&Authorization=***&side=left"),
+        (
+            'gst:rtspsrc location="rtsp://admin:my secret@h/1" latency=0 ! decodebin',
+            'gst:rtspsrc location="rtsp://***@h/1" latency=0 ! decodebin',
+        ),
+        (
+            'gst:souphttpsrc location=http://h/1 cookies="a=secret" extra-headers="x, A=(string)\\"Basic sec\\"" ! fakesink',
+            "gst:souphttpsrc location=http://h/1 cookies=*** extra-headers=*** ! fakesink",
+        ),
+        ('gst:rtspsrc user-pw="a \\" b" ! fakesink', "gst:rtspsrc user-pw=*** ! fakesink"),
     ],
 )
 def test_passwords_are_not_shown(source, shown):

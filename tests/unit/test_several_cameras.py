@@ -51,6 +51,20 @@ def test_cameras_take_turns_however_fast_each_is():
     assert account.dropped == {"newer": 52}
 
 
+def test_events_keep_their_order_though_the_clock_is_set_back(monkeypatch):
+    camera = Scripted(picture(), LOST, picture())
+    clock = iter(range(10**6, 0, -1))
+    monkeypatch.setattr("edgecrack.runtime.camera.time.time", lambda: float(next(clock)))
+    with several(camera) as source:
+        for part in source.parts:
+            part.start()
+        wait_for(source, 2)
+        next(iter(source))
+        source.stop()
+    names = [event.name for event in source.events if event.name != "dropped"]
+    assert names[:3] == ["connected", "lost", "reconnected"]
+
+
 def test_an_account_of_several_adds_up_and_is_told_by_source():
     first, second = Scripted(picture(), END), Scripted(None, END)
     with several(first, second) as source:
