@@ -60,13 +60,7 @@ class Dataset:
         image = read_image(path)
         if self.masks is None:
             return LabelledFrame(path.stem, image, None)
-        mask = read_labels(self.masks[index])
-        if mask.shape != image.shape[:2]:
-            raise FrameError(
-                f"the mask {self.masks[index]} is {mask.shape[1]}x{mask.shape[0]}, "
-                f"its image is {image.shape[1]}x{image.shape[0]}"
-            )
-        return LabelledFrame(path.stem, image, mask)
+        return _labelled(path.stem, image, self.masks[index], read_labels(self.masks[index]))
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))
@@ -93,7 +87,7 @@ class LabelledClip:
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         """Raises SourceError when the video has fewer frames than masks."""
-        capture = cv2.VideoCapture(str(self.video))
+        capture = cv2.VideoCapture(str(self.video.absolute()))  # a : in a bare name would be a protocol to FFmpeg
         try:
             for index, mask in enumerate(list_images(masks_beside(self.video))):
                 if mask.stem != f"{index:06}":
@@ -101,16 +95,26 @@ class LabelledClip:
                         f"{mask.parent} has no mask {index:06}.png; wanted one for each frame of {self.video}"
                     )
                 read, image = capture.read()
+                if not read and not index:
+                    raise SourceError(f"{self.video} is not a video that OpenCV can read, or is truncated")
                 if not read:
                     raise SourceError(f"{self.video} ends after {index} frames and has more masks than that")
                 if index % self.step == 0:
-                    yield LabelledFrame(mask.stem, image.astype(np.uint8, copy=False), read_mask(mask))
+                    yield _labelled(mask.stem, image.astype(np.uint8, copy=False), mask, read_mask(mask))
         finally:
             capture.release()
 
     def every(self, step: int) -> LabelledClip:
         """Every `step`-th frame, starting with the first."""
         return LabelledClip(self.video, self.step * step)
+
+
+def _labelled(name: str, image: NDArray[np.uint8], path: Path, mask: NDArray[np.bool_]) -> LabelledFrame:
+    """Pair `image` with the `mask` that `path` holds. Raises FrameError where their sizes differ."""
+    (height, width), (rows, columns) = image.shape[:2], mask.shape
+    if (height, width) != (rows, columns):
+        raise FrameError(f"the mask {path} is {columns}x{rows}, its image is {width}x{height}")
+    return LabelledFrame(name, image, mask)
 
 
 def masks_beside(video: str | os.PathLike[str]) -> Path:
@@ -142,15 +146,15 @@ def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip
     return Dataset(path.stem if path.is_file() else path.name, pairs.images, pairs.masks, pairs.layout)
 
 
-def open_images(path: str | os.PathLike[str], split: str | None = None, *, without: Collection[str] = ()) -> Dataset:
-    """Open the data set at `path` without its masks: all images, unpaired ones too, except stems in `without`.
+def open_images(path: str | os.PathLike[str], split: str | None = None, *, without: Collection[Path] = ()) -> Dataset:
+    """Open the data set at `path` without its masks: all images, unpaired ones too, except the resolved paths `without`.
 
     Raises SourceError as `open_dataset` does, except for missing masks.
     """
     path = Path(path).resolve()
     pairs = find_pairs(path, split)
     alone = [image for image, _ in pairs.unpaired if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()]
-    images = tuple(image for image in sorted({*pairs.images, *alone}) if image.stem not in without)
+    images = tuple(image for image in sorted({*pairs.images, *alone}) if image.resolve() not in without)
     return Dataset(path.stem if path.is_file() else path.name, images, None, pairs.layout)
 
 

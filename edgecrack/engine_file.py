@@ -72,12 +72,19 @@ class EngineRecord:
 
     def rebuild_command(self, engine: Path, compute_capability: str = "", device: int = 0) -> str:
         """The command that rebuilds the engine from its ONNX, also for `compute_capability`, or on `device`."""
-        command = ["edgecrack", "build", os.path.normpath(engine.parent / self.onnx), "-o", str(engine)]
+        command = ["edgecrack", "build", str(self.onnx_beside(engine)), "-o", str(engine)]
         if self.flavour == "tensorrt_rtx":
             command += ["--for", self.names_for(compute_capability)]
         elif device:
             command += ["--device", str(device)]
         return shlex.join(command)
+
+    def onnx_beside(self, engine: Path) -> Path:
+        """The path of the ONNX file that `engine`, to which this record belongs, was built from."""
+        folder, real = engine.parent, engine.parent.resolve()
+        if real != Path(os.path.abspath(folder)):  # noqa: PTH100 (`absolute` keeps ..): through a symbolic link
+            folder = real
+        return Path(os.path.normpath(folder / self.onnx))
 
     def names_for(self, compute_capability: str) -> str:
         """The GPUs it was built for plus `compute_capability`, in the form that `--for` takes, such as "sm86,sm89"."""

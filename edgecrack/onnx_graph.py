@@ -27,10 +27,10 @@ NET = "net."  # name prefix of the net's parameters; those of an edge prior do n
 def read_onnx(path: str | os.PathLike[str]) -> tuple[ModelProto, ModelSpec]:
     """Read an ONNX file and its spec. Raises SpecError if it is missing, truncated or not written by edgecrack."""
     try:
-        model = onnx.load(os.fspath(path))
+        model = onnx.load(os.fspath(path), format="protobuf")  # and not what the suffix says
     except FileNotFoundError as error:
         raise SpecError(f"no ONNX file {path}") from error
-    except (DecodeError, OSError, ValueError) as error:
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise SpecError(f"{path} is not an ONNX file, or is truncated: {error}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
@@ -84,11 +84,11 @@ def is_layer(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
 
 def convolution_types(model: ModelProto) -> dict[str, int]:
     """The number of convolutions that compute in each of "int8", "fp16" and "fp32"."""
-    known = constants(model)
+    half = {name for name, tensor in constants(model).items() if tensor.data_type == TensorProto.FLOAT16}
     dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     return dict(
         Counter(
-            "int8" if weight in dequantised else "fp16" if known[weight].data_type == TensorProto.FLOAT16 else "fp32"
+            "int8" if weight in dequantised else "fp16" if weight in half else "fp32"
             for weight in (node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose"))
         )
     )

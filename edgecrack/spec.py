@@ -63,8 +63,9 @@ def check_frame(image: Any, pixels: str = "bgr") -> None:
     """
     kind = "uint8 (H, W, 3) BGR" if pixels == "bgr" else "uint8 (H, W, 3) BGR or (H, W, 4) BGRx"
     shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
-    if shape is None or not dtype:
-        raise FrameError(f"wanted a numpy array, {kind}, got {type(image).__name__}")
+    if shape is None or not dtype.isalnum():  # a tensor's is torch.uint8
+        hint = "; cv2.imread gives None for a file that it cannot read" if image is None else ""
+        raise FrameError(f"wanted a numpy array, {kind}, got {type(image).__name__}{hint}")
     got = f"{dtype} {tuple(shape)}"
     wanted = f"wanted a frame {kind}"
     if 0 in shape or not shape:

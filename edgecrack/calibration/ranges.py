@@ -96,6 +96,8 @@ class Ranges:
             raise
         except OSError as error:
             raise CalibrationError(f"cannot read ranges {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise CalibrationError(f"{path} does not hold calibration ranges: it is no text") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CalibrationError(f"{path} does not hold calibration ranges, or is truncated: {error!r}") from error
 

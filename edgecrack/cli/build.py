@@ -13,7 +13,9 @@ FOR = "Build with TensorRT for RTX for these GPUs, separated by commas: sm75, sm
 def build(
     onnx: Annotated[Path, typer.Argument(help="ONNX file, as written by `edgecrack export`.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Engine file.  [default: NAME.engine]")] = None,
-    workspace: Annotated[int | None, typer.Option(min=1, help="Maximum workspace of one layer, in MiB.")] = None,
+    workspace: Annotated[
+        int | None, typer.Option(min=1, max=1 << 40, help="Maximum workspace of one layer, in MiB.")
+    ] = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="Timing cache: read if it exists, and written, to speed up later builds.")
     ] = None,
@@ -31,6 +33,12 @@ def build(
         raise typer.BadParameter("TensorRT for RTX builds for the GPUs named with --for", param_hint="--device")
     if output and output.suffix != ".engine":  # by which `run` knows it, and no ONNX file is overwritten
         raise typer.BadParameter(f"an engine is named NAME.engine, got {output.name!r}", param_hint="--output")
+    if timing_cache and timing_cache.suffix in (".onnx", ".engine", ".safetensors", ".json"):
+        raise typer.BadParameter(
+            f"it is written; give a file of its own, not {timing_cache}", param_hint="--timing-cache"
+        )
+    if not onnx.name:
+        raise typer.BadParameter(f"wanted an ONNX file, got the folder {onnx}", param_hint="ONNX")
     capabilities = chosen(for_, device)
     path = output or onnx.with_suffix(".engine")
     typer.echo(built(onnx, path, capabilities, workspace=workspace, timing_cache=timing_cache, device=device))

@@ -56,6 +56,7 @@ def evaluate(
     from edgecrack.dataset import open_labelled
     from edgecrack.evaluation.table import by_dataset, table
     from edgecrack.plots import new_figure
+    from edgecrack.runtime.recording import make_folder
 
     folders = names(data)
     if not folders:
@@ -70,6 +71,8 @@ def evaluate(
     seen: list[Seen] = []
     for model, path in files.items():
         with open_model(path) as detector:
+            if out:
+                make_folder(out)
             for name, dataset in sets.items():
                 seen.append(_score(detector, dataset, names=(model, name), draws=draws, seed=seed))
                 if out:

@@ -129,6 +129,8 @@ def _as_asked(
     from edgecrack.spec import FrameSpec
 
     frame = FrameSpec.parse(size) if size else spec.frame
+    if not all(32 <= side <= 16384 for side in (frame.height, frame.width)):
+        raise typer.BadParameter(f"each side is 32 to 16384, got {frame}", param_hint="--size")
     frame.check_stride(net.stride)
     return replace(spec, frame=frame, camera=FrameSpec.parse(camera) if camera else None, pixels=pixels, batch=batch)
 
@@ -191,12 +193,16 @@ class _Folder:
 
     def add(self, kind: str, write: Callable[[Path], object]) -> Path:
         """The path of what `write` makes. Raises AccuracyError or ExportError, and leaves no file, when it fails."""
+        from edgecrack.errors import SourceError
         from edgecrack.export.parity import check_half, enforce, parity
         from edgecrack.files import atomic_path
 
         path = self.path / f"{self.spec.name}{kind}.onnx"
         with atomic_path(path) as file:
-            write(file)
+            try:
+                write(file)
+            except SourceError as error:  # which names the file by what it is called meanwhile
+                raise SourceError(str(error).replace(str(file), str(path))) from error
             for name, images in self.frames.items():
                 found = parity(self.reference, file, images, self.spec.threshold)
                 compared = f"{found.frames} {name}"

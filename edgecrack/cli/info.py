@@ -34,11 +34,14 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _checkpoint(file: Path) -> dict[str, Any]:
+    from edgecrack.errors import SpecError
     from edgecrack.models.checkpoint import load_tensors
     from edgecrack.spec import METADATA_KEY, ModelSpec
 
     tensors, metadata = load_tensors(file)
-    spec = ModelSpec.from_json(metadata.get(METADATA_KEY, "null"))
+    if METADATA_KEY not in metadata:
+        raise SpecError(f"{file} has no edgecrack spec inside; wanted a checkpoint written by `edgecrack train`")
+    spec = ModelSpec.from_json(metadata[METADATA_KEY])
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return {"kind": "checkpoint", "tensors": len(tensors), "values": parameters, "types": kinds} | _spec(spec)
@@ -57,7 +60,7 @@ def _onnx(file: Path) -> dict[str, Any]:
     except ImportError:  # a device that only runs has no need of it
         return {"kind": "onnx"} | _spec(spec)
     try:
-        graph = onnx.load(file)
+        graph = onnx.load(file, load_external_data=False)
     except DecodeError as error:
         raise EngineError(f"{file} is not an ONNX file, or is truncated") from error
     nodes = Counter(node.op_type for node in graph.graph.node)

@@ -72,7 +72,7 @@ def _rebuild(engine: Path, mismatch: EngineMismatch, device: int) -> None:
         record: EngineRecord | None = read_record(engine)
     except EngineMismatch:  # what it was is lost: the ONNX of its name, for this GPU
         record = None
-    onnx = engine.parent / record.onnx if record else engine.with_suffix(".onnx")
+    onnx = record.onnx_beside(engine) if record else engine.with_suffix(".onnx")
     names = None
     if record and record.flavour == "tensorrt_rtx":
         names = record.names_for(probe(device).compute_capability)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def sample_clip(
     from edgecrack.spec import FrameSpec
 
     frame_size = FrameSpec.parse(size)
+    _check_free(out)
     road = RenderedRoad(seed, frame_size.height, frame_size.width, view=view)
     masks = masks_beside(out)
     with atomic_path(out) as clip, TemporaryDirectory(dir=out.parent, prefix=".") as folder:
@@ -40,7 +42,23 @@ def sample_clip(
                 writer.write(image)
                 write_image(made / f"{index:06d}.png", mask.astype(np.uint8) * 255)
         if masks.exists():
-            typer.echo(f"{masks} was there and is replaced", err=True)
+            typer.echo(f"{out} and its masks were there and are replaced", err=True)
             shutil.rmtree(masks)
         made.rename(masks)
     typer.echo(out)
+
+
+def _check_free(out: Path) -> None:
+    """Raise SourceError where `out` or its masks may be somebody's own; a clip that was rendered before is replaced."""
+    from edgecrack.dataset import masks_beside
+    from edgecrack.errors import SourceError, SpecError
+
+    if out.suffix.lower() != ".mp4":
+        raise SpecError(f"a clip is an MP4; wanted a name that ends in .mp4, got {out.name!r}")
+    masks = masks_beside(out)
+    if out.exists() and not masks.exists():
+        raise SourceError(f"{out} is there, and without masks it is no rendered clip; give another name")
+    if masks.exists() and not (
+        masks.is_dir() and all(re.fullmatch(r"\d{6,}\.png", path.name) for path in masks.iterdir())
+    ):
+        raise SourceError(f"{masks} is there, and holds other things than masks of a rendered clip; give another name")

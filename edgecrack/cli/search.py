@@ -45,6 +45,7 @@ def search(
     import torch
 
     from edgecrack.errors import TrainingError
+    from edgecrack.models.external import needs_hed
     from edgecrack.training.fit import Trainer
     from edgecrack.training.machine import drawing_threads, open_fabric
     from edgecrack.training.search import AELF_GRID, Search, in_words
@@ -67,7 +68,7 @@ def search(
             model, recipe, [*told, *(f"{name}={value}" for name, value in point.items())], width, None, None
         )
         torch.manual_seed(changed.seed)
-        net, chosen = starting_net(chosen, None, hed, None)
+        net, chosen = starting_net(chosen, None, hed if needs_hed(chosen) else None, None)
         drawing = drawing_threads(fabric.device.type, 1)
         resume = (run / LAST).exists()
         trainer = Trainer(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def opened_data(
 ) -> tuple[list[Frames], list[Frames], list[Frames]]:
     """The labelled sets, what is held back of them, and the unlabelled sets. Every frame has been read once."""
     from edgecrack.dataset import open_images
+    from edgecrack.errors import SourceError
     from edgecrack.training.data import Kept, kept_bytes, open_training_sets, without_bad
     from edgecrack.training.subsets import labelled_part
 
@@ -78,19 +80,32 @@ def opened_data(
     sets, held_back = open_training_sets(names(data), count, skip_bad=skip_bad, report=report)
     chosen = labelled_part(sets, labels, recipe.seed) if labels != 1 else sets
     budget = kept_bytes() // max(1, len(names(unlabelled)))
-    held = {frames[index].name for frames in held_back for index in range(len(frames))} if unlabelled else set()
-    labelled = {Path(folder).resolve() for folder in names(data)}
-    opened = [
-        open_images(folder, "train", without=held if Path(folder).resolve() in labelled else ())
-        for folder in names(unlabelled)
-    ]
-    others = [without_bad(Kept(images, budget), skip_bad=skip_bad, labelled=False, report=report) for images in opened]
+    others: list[Frames] = []
+    if unlabelled:
+        held = {frames[index].name for frames in held_back for index in range(len(frames))}
+        apart = {image for folder in names(data) for image in _kept_apart(Path(folder), held)}
+        for folder in names(unlabelled):
+            images = Kept(open_images(folder, "train", without=apart), budget)
+            found = without_bad(images, skip_bad=skip_bad, labelled=False, report=report)
+            if not len(found):
+                raise SourceError(f"{folder} has no frame to learn from without labels")
+            others.append(found)
     return list(chosen), list(held_back), others
 
 
+def _kept_apart(folder: Path, held: Collection[str]) -> Iterator[Path]:
+    """The images of a labelled set that nothing may be learnt from: of other lists than train, and those held back."""
+    from edgecrack.layouts import find_pairs
+
+    train = {*find_pairs(folder.resolve(), "train").images}
+    for image in find_pairs(folder.resolve()).images:
+        if image not in train or image.stem in held:
+            yield image.resolve()
+
+
 def names(text: str) -> list[str]:
-    """What stands between the commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """What stands between the commas; ~ is the home folder, which a shell sees at the beginning only."""
+    return [os.path.expanduser(name.strip()) for name in text.split(",") if name.strip()]  # noqa: PTH111 (text)
 
 
 def starting_net(spec: ModelSpec, start: Path | None, hed: Path | None, vgg: Path | None) -> tuple[CrackNet, ModelSpec]:

@@ -105,13 +105,18 @@ def engine_from_onnx(
             start = perf_counter()
             plan, measured = _interruptible(lambda cancelled: _build(data, target, _Steps(cancelled, progress)))
             seconds = perf_counter() - start
-            onnx_file = os.path.relpath(onnx_path, Path(path).parent), hashlib.sha256(data).hexdigest()
+            onnx_file = _seen_from(Path(path).parent, Path(onnx_path)), hashlib.sha256(data).hexdigest()
             record = _record(spec, target, plan, onnx_file, precisions, seconds)
             plan_file.write_bytes(plan)
             record_file.write_text(record.to_json())
         if measurements:
             measurements.write_bytes(measured)
     return Path(path)
+
+
+def _seen_from(folder: Path, file: Path) -> str:
+    """The path of `file` relative to `folder`, also where one of them is reached through a symbolic link."""
+    return os.path.relpath(file.parent.resolve() / file.name, folder.resolve())
 
 
 def _record(

@@ -116,8 +116,8 @@ def _fold(block: nn.Sequential) -> None:
 
 def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
     model: ModelProto
-    frames = torch.zeros(spec.input_shape, dtype=torch.uint8)
     try:
+        frames = torch.zeros(spec.input_shape, dtype=torch.uint8)
         with _quiet():
             program = torch.onnx.export(
                 deployable,
@@ -133,11 +133,20 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
                 raise RuntimeError("torch gave no program")
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error)):  # torch's lazy imports swallow it
+            raise KeyboardInterrupt from error
         cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
         raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {cause}") from error
     if not same:
         raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
     return model
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what it came from."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np  # noqa: F401 (first: torch imports it from C, and would swallow a Ctrl-C)
+
 from edgecrack.errors import SpecError
 from edgecrack.models.aelf_unet import AELFUNet
 from edgecrack.models.blocks import CrackNet, rgb_from_frames

@@ -91,7 +91,10 @@ class RenderedRoad:
 
     def _weather(self) -> tuple[Water | None, Lamp | None]:
         """Draw the water and the lamp of this road, if any; the camera has more noise in the dark."""
-        variety, rng = self._scene.variety, np.random.default_rng((self._seed, STREAM, 0))
+        variety, rng = (
+            self._scene.variety,
+            np.random.default_rng((self._seed, STREAM, 2)),
+        )  # (seed, STREAM, 0) is (seed, STREAM)
         self._damp = rng.uniform(2.0, 8.0)
         forward = self.view == "forward"
         water = Water(rng, variety.wet, 16.0 if forward else 3.0 * self._scene.block) if variety.wet else None

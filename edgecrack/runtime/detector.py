@@ -66,6 +66,8 @@ class CrackDetector(Closing):
         region = None if roi is None else parse_region(roi)
         if isinstance(model, (str, os.PathLike)):
             model = open_backend(model, backend, device=device, hint=hint)
+        if not isinstance(getattr(model, "spec", None), ModelSpec):
+            raise EngineError(f"wanted the path of a model file, or an open Backend, got {type(model).__name__}")
         self.backend = model
         self._place = lru_cache(maxsize=16)(partial(place, spec=self.spec, tile=tile, roi=region))
         self._lock = threading.Lock()

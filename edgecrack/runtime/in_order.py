@@ -223,6 +223,10 @@ class PipeSource(InOrder):
             except TimeoutError:
                 continue
             except EOFError:
+                if not self.read and not self._options.first:
+                    raise SourceError(
+                        "no picture came on standard input; did the program that writes it fail?"
+                    ) from None
                 return
             if image is None:
                 continue

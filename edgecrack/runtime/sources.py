@@ -97,12 +97,16 @@ def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
     """
     if isinstance(source, Source):
         return source
+    if isinstance(source, int):  # as OpenCV names cameras
+        source = str(source)
     if isinstance(source, np.ndarray) and source.ndim < 4:
         raise FrameError("wanted a source of frames, got one array; put it in a list: [frame]")
     if isinstance(source, (str, os.PathLike)):
         return _open_named(os.fspath(source), options)
     if isinstance(source, (list, tuple)) and source and all(isinstance(part, _NAMED) for part in source):
         return _open_several(source, options)
+    if not isinstance(source, Iterable):
+        raise SourceError(f"wanted a source by its name, or frames, got {type(source).__name__}")
     options.check("an iterable of frames", {"flip"})
     return IterableSource(cast("Iterable[NDArray[np.uint8] | Frame]", source), options)
 
@@ -164,6 +168,8 @@ def described(source: str, options: SourceOptions = _DEFAULT) -> str:
 
 
 def _open_files(text: str, options: SourceOptions) -> CountedSource:
+    if not text:
+        raise SourceError('the source is empty; wanted a file, folder, pattern or camera ("." is this folder)')
     path = Path(text)
     if path.is_file() and not _is_image(path):
         options.check("a video file", {"flip", "loop", "start", "end"})

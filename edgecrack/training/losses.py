@@ -162,8 +162,10 @@ def scnet_loss(
     choice("reduction", reduction, "mean", "sum")
     alpha, gamma = (focal_alpha, focal_gamma) if pixel == "focal" else (1.0, 0.0)
     fused, *sides = logits
+    if len(side_weights) not in (len(sides), 5):  # the default is of five scales, for four too
+        raise SpecError(f"side_weights are as many as sides, {len(sides)}, got {len(side_weights)}")
     total = focal(fused, y, alpha, gamma, reduction)
-    for weight, side in zip(side_weights, sides, strict=False):  # 4 or 5 scales
+    for weight, side in zip(side_weights, sides, strict=False):
         total = total + weight * focal(side, y, alpha, gamma, reduction)
     return total + soft_iou_weight * soft_iou(fused, y)
 

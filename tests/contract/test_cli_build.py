@@ -170,7 +170,11 @@ def test_arguments_that_cannot_be(net, tmp_path):
     refused(tmp_path, 1, "builds for sm75", net, "--for", "sm87")
     refused(tmp_path, 1, "got ''", net, "--for", "sm86,")
     refused(tmp_path, 2, "measures nothing", net, "--for", "sm86", "--timing-cache", tmp_path / "cache")
+    for name in ("net.onnx", "weights.safetensors", "net.engine", "net.engine.json"):
+        refused(tmp_path, 2, "it is written; give a file of its own", net, "--timing-cache", tmp_path / name)
+    refused(tmp_path, 2, "wanted an ONNX file, got the folder .", ".", "--for", "sm86")
     refused(tmp_path, 2, "--workspace", net, "--for", "sm86", "--workspace", "0")
+    refused(tmp_path, 2, "--workspace", net, "--for", "sm86", "--workspace", "99999999999999999")
     refused(tmp_path, 2, "--device", net, "--device", "-1")
     refused(tmp_path, 2, "builds for the GPUs named", net, "--for", "sm86", "--device", "1")
     refused(tmp_path, 2, "an engine is named NAME.engine, got 'net.plan'", net, "--for", "sm86", "-o", "net.plan")

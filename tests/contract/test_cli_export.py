@@ -134,6 +134,8 @@ def test_the_command_builds_the_engine_too(checkpoint, tmp_path, capsys):
         (["--engine", "--for", "sm87"], 1, "builds for sm75"),
         (["--int8"], 1, "weights of your own need ranges of their own"),
         (["--size", "100x64"], 1, "multiples of 16"),
+        (["--size", "32x16"], 2, "each side is 32 to 16384, got 32x16"),
+        (["--size", "99968x99968"], 2, "each side is 32 to 16384, got 99968x99968"),
         (["--size", "big"], 1, "WIDTHxHEIGHT"),
         (["--int8", "--ranges", "none.json"], 1, "cannot read ranges"),
         (["--int8", "--calib", "none"], 1, "nothing to calibrate on"),

@@ -72,6 +72,17 @@ def test_the_record_says_what_was_built_of_what(files, tmp_path):
     assert {file.name for file in path.parent.iterdir()} == {"net.engine", "net.engine.json"}
 
 
+def test_the_onnx_is_found_again_through_a_symbolic_link(files, tmp_path):
+    (tmp_path / "disk" / "engines").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "models").symlink_to(tmp_path / "disk" / "engines")
+    onnx_path = tmp_path / "home" / "net.onnx"
+    onnx_path.write_bytes(files["int8"].read_bytes())
+    path = engine_from_onnx(onnx_path, tmp_path / "home" / "models" / "net.engine", capabilities=["sm86"])
+    for name in (path, tmp_path / "disk" / "engines" / "net.engine"):
+        assert read_record(name).onnx_beside(name).samefile(onnx_path)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
 def test_the_record_counts_convolutions_by_the_type_they_compute_in(precision, files, tmp_path):
     model, _ = read_onnx(files[precision])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +181,27 @@ def test_a_net_that_torch_cannot_trace_is_an_export_error_in_one_line(nets, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_that_torch_takes_for_a_failure_is_an_interrupt(nets, tmp_path, monkeypatch):
+    """Its lazy imports make an AttributeError of what interrupts them."""
+
+    def interrupted(*arguments, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise RuntimeError("module 'torch._dynamo' has no attribute 'exc'") from interrupt
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        onnx_from_model(*nets["msfnet"], tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_is_not_there_is_one_line(nets, tmp_path):
+    net, spec = nets["msfnet"]
+    with pytest.raises(ExportError, match="could not export this net"):
+        onnx_from_model(net, dataclasses.replace(spec, batch=10**9), tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("scale", [1, 2, 4, 8, 16])
 def test_upsampling_by_convolution_is_bilinear(scale):
     x = torch.randn(2, 1, 5, 3, generator=torch.Generator().manual_seed(0))
@@ -334,6 +356,23 @@ def test_files_that_are_not_ours_are_refused(damage, words, files, tmp_path):
         read_onnx(path)
     with pytest.raises(SpecError, match="no ONNX file"):
         read_onnx(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("name", ["net.json", "net.textproto", "net.onnxtxt"])
+def test_a_file_is_read_as_what_it_holds_and_not_as_its_suffix_says(name, files, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SpecError):
+        read_onnx(tmp_path / name)
+    (tmp_path / name).write_bytes(files["msfnet"]["fp32"].read_bytes())
+    assert read_onnx(tmp_path / name)[1].name == "msfnet"
+
+
+def test_data_that_a_graph_keeps_elsewhere_and_is_gone_is_one_line(files, tmp_path):
+    model, _ = read_onnx(files["msfnet"]["fp32"])
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="data", size_threshold=0)
+    (tmp_path / "data").unlink()
+    with pytest.raises(SpecError, match="is not an ONNX file, or is truncated"):
+        read_onnx(tmp_path / "net.onnx")
 
 
 def test_a_graph_whose_spec_cannot_be_read_is_named(tmp_path):

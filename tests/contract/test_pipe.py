@@ -25,6 +25,18 @@ def test_a_raw_format_that_cannot_be_is_refused(wrong):
         open_source(wrong)
 
 
+def test_a_pipe_whose_writer_failed_is_an_error(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(writing)
+    monkeypatch.setattr("edgecrack.runtime.in_order.PipeConnection", lambda frame: PipeConnection(frame, reading))
+    with (
+        open_source("raw:64x48") as source,
+        pytest.raises(SourceError, match="no picture came on standard input; did the program that writes it fail"),
+    ):
+        list(source)
+    os.close(reading)
+
+
 def test_raw_pictures_come_whole_however_they_are_cut():
     pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
     data = pictures.tobytes() + b"part of a picture"

@@ -358,3 +358,22 @@ def test_frames_are_learnt_from_without_masks_where_some_have_one(tmp_path: Path
     few = ["--set", "unlabelled_batch=2", "--set", "bank_least=1", "--steps", "1"]
     both = trained("--model", "msfnet", "--data", roads, "--unlabelled", partly, *few, *TINY, "-o", tmp_path / "run")
     assert json.loads(load_tensors(both)[1]["data"]) == [["roads", 7], ["partly", 8]]
+
+
+def test_frames_held_back_are_not_learnt_from_by_another_path(tmp_path: Path, roads: Path) -> None:
+    (roads / "train.txt").write_text("0\n1\n2\n3\n4\n")
+    (roads / "test.txt").write_text("5\n6\n7\n")
+    few = ["--set", "unlabelled_batch=2", "--set", "bank_least=1", "--steps", "1", "--rendered", "0"]
+    both = trained(
+        *("--model", "msfnet", "--data", roads, "--unlabelled", roads / "images", *few, *TINY, "-o", tmp_path / "run")
+    )
+    assert json.loads(load_tensors(both)[1]["data"]) == [["roads", 4], ["images", 4]]
+
+
+def test_unlabelled_frames_of_which_none_can_be_read_are_one_line(tmp_path: Path, roads: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_text("hello")
+    command = ["train", "--model", "msfnet", "--data", roads, "--unlabelled", tmp_path / "bad", "--skip-bad", *TINY]
+    done = here(*command, "--steps", "1", "-o", tmp_path / "run")
+    assert done.returncode == 1
+    assert "has no frame to learn from without labels" in done.stderr

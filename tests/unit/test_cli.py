@@ -252,11 +252,18 @@ def test_sample_clip_makes_its_folder_and_says_what_it_replaces(tmp_path: Path) 
     clip, small = tmp_path / "new" / "road.mp4", ("--seconds", "0.1", "--size", "64x48")
     done = edgecrack("sample-clip", clip, *small)
     assert (done.returncode, done.stderr) == (0, "")
-    (clip.with_suffix(".masks") / "mine.png").touch()
     done = edgecrack("sample-clip", clip, *small)
-    assert done.stderr == f"{clip.with_suffix('.masks')} was there and is replaced\n"
+    assert done.stderr == f"{clip} and its masks were there and are replaced\n"
     assert {path.name for path in clip.parent.iterdir()} == {"road.mp4", "road.masks"}
-    assert not (clip.with_suffix(".masks") / "mine.png").exists()
+    mine = clip.with_suffix(".masks") / "mine.png"
+    mine.touch()
+    failed(1, "holds other things than masks of a rendered clip; give another name", "sample-clip", clip, *small)
+    assert mine.exists()
+    own = tmp_path / "own.mp4"
+    own.write_bytes(b"a drive")
+    failed(1, "without masks it is no rendered clip; give another name", "sample-clip", own, *small)
+    assert own.read_bytes() == b"a drive"
+    failed(1, "wanted a name that ends in .mp4, got 'a.avi'", "sample-clip", tmp_path / "a.avi", *small)
     (tmp_path / "file").touch()
     failed(1, "cannot write", "sample-clip", tmp_path / "file" / "road.mp4", *small)
 

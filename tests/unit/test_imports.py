@@ -68,7 +68,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "torch", "onnx", "onnxsim"},
     ),
     "export.camera": ({"fitting"}, {"torch"}),
-    "models": ({*FILES, "spec", "models"}, {"torch", "safetensors"}),
+    "models": ({*FILES, "spec", "models"}, {"numpy", "torch", "safetensors"}),
     "training": (
         {*PICTURES, "models", "rendering", "metrics", "layouts", "dataset", "fitting", "memory", "training"},
         {"numpy", "torch", "cv2", "lightning_fabric", "tensorboardX"},

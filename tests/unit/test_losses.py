@@ -131,6 +131,8 @@ def test_the_nets_add_their_losses_up_as_the_papers_do() -> None:
     assert found == pytest.approx(wanted, rel=1e-4)
     four = plain_focal(fused, target) + sum(focals[:4]) + iou  # 0.5, 0.75, 1.0, 0.75 from full resolution down
     assert scnet_loss(list(z[:5]), y).item() == pytest.approx(four, rel=1e-4)
+    with pytest.raises(SpecError, match="side_weights are as many as sides, 4, got 1"):
+        scnet_loss(list(z[:5]), y, side_weights=(1.0,))
 
 
 def test_every_net_has_a_loss() -> None:

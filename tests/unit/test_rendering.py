@@ -264,6 +264,17 @@ def test_water_darkens_the_ground_mirrors_the_sky_and_hides_cracks() -> None:
     assert 0.1 < seen.min() < 1
 
 
+def test_each_part_of_a_road_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numpy takes (seed, 3) and (seed, 3, 0) for the same: what had made the night also drew its lamp."""
+    keys: set[object] = set()
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda key: keys.add(key) or default_rng(key))
+    for seed in (5, 21):
+        RenderedRoad(seed, HEIGHT, WIDTH).frame(0)
+    streams = {str(np.random.SeedSequence(key).generate_state(4)) for key in keys}  # type: ignore[arg-type]
+    assert len(streams) == len(keys) > 4
+
+
 def test_the_demo_seeds_are_the_first_thousand() -> None:
     assert (DEMO_SEEDS.start, DEMO_SEEDS.stop) == (0, 1000)
 

@@ -238,6 +238,24 @@ def test_an_address_that_was_mistyped_is_refused_without_its_password(source):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "the source is empty; wanted a file, folder, pattern or camera"),
+        (None, "wanted a source by its name, or frames, got NoneType"),
+        (5.0, "wanted a source by its name, or frames, got float"),
+    ],
+)
+def test_what_is_no_source_is_one_line(source, words):
+    with pytest.raises(SourceError, match=words):
+        open_source(source)
+
+
+def test_a_camera_may_be_named_by_its_number():
+    with open_source(0) as source:
+        assert source.name == "0"
+
+
 def test_a_source_that_was_closed_is_not_read_as_an_empty_one(tmp_path, folder):
     for name in (write_video(tmp_path / "a.mp4", 3), folder):
         with open_source(name) as source:

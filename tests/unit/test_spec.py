@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_a_frame_of_the_right_kind_passes() -> None:
         (np.zeros((4, 6, 3), np.bool_), "bool"),
         (np.zeros((0, 6, 3), np.uint8), "empty"),
         (np.zeros((), np.uint8), "empty"),
-        (None, "NoneType"),
+        (None, "NoneType; cv2.imread gives None for a file that it cannot read"),
+        (SimpleNamespace(shape=(4, 6, 3), dtype="torch.uint8"), "wanted a numpy array, uint8"),
         ([[0, 0, 0]], "list"),
         ("frame.png", "str"),
     ],
