@@ -77,9 +77,8 @@ class NetworkConnection:
             raise SourceError(reason)
         if picture is ...:
             raise TimeoutError
-        if (
-            time.monotonic() - begun >= self._timeout
-        ):  # on a time-out FFmpeg outputs a leftover frame, as old as the silence
+        # On a time-out FFmpeg outputs a leftover frame, as old as the silence.
+        if time.monotonic() - begun >= self._timeout:
             raise SourceError(_SILENT)
         return picture
 
