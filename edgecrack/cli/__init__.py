@@ -27,7 +27,8 @@ VERBS = {
 # module -> the extras that bring it
 EXTRAS = {
     **dict.fromkeys(("cv2", "onnxruntime", "openvino"), ("cpu",)),
-    **dict.fromkeys(("torch", "safetensors", "onnxsim", "onnxscript"), ("export",)),
+    **dict.fromkeys(("torch", "safetensors"), ("export", "train")),
+    **dict.fromkeys(("onnxsim", "onnxscript"), ("export",)),
     "onnx": ("export", "tensorrt"),
     "matplotlib": ("evaluate",),
     **dict.fromkeys(("lightning_fabric", "tensorboardX"), ("train",)),

@@ -203,14 +203,17 @@ class OverlayVideo(Closing):
         self._rate, self._segment, self._resume, self._room = rate, segment, resume, room
         self._labels = Labels(sources)
         self._series: dict[str, _Series] = {}
+        self._closed = False
         make_folder(self.path.parent)
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one frame. Raises SourceError when it cannot be written."""
+        if self._closed:  # another file of the same name would take the place of the finished one
+            raise SourceError(f"cannot write {self.path}: it is closed")
         label = self._labels.of(frame)
         if label not in self._series:
             if frame.monotonic is None:  # files are read one after the other: earlier ones have ended
-                self.close()
+                self._finish()
             path = self.path.with_stem(f"{self.path.stem}-{label}") if label else self.path
             last = last_of(path) if self._resume else 0
             self._series[label] = _Series(path, self._rate, self._segment, self._room, last)
@@ -218,6 +221,10 @@ class OverlayVideo(Closing):
 
     def close(self) -> None:
         """Finalise the files; a second call does nothing. Raises SourceError."""
+        self._closed = True
+        self._finish()
+
+    def _finish(self) -> None:
         with ExitStack() as all_of_them:
             for series in self._series.values():
                 all_of_them.callback(series.close)

@@ -47,6 +47,15 @@ def test_a_segment_that_is_full_is_gone_on_with_in_another(tmp_path, live):
         assert next(file.decode(video=0)).time == 0
 
 
+def test_a_video_that_is_closed_is_not_begun_again(tmp_path):
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        video.write(*seen(90, 0.0))
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(SourceError, match="it is closed"):
+        video.write(*seen(10, 0.1))
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
 def test_each_source_has_videos_of_its_own(tmp_path):
     sources = ["rtsp://***@10.0.0.5:8554/front?token=***", "rtsp://***@10.0.0.5:8554/rear", "/dev/video0"]
     with OverlayVideo(tmp_path / "a.mp4", 10, sources=sources) as video:
