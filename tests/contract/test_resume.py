@@ -150,16 +150,20 @@ def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, mode
         undisturbed[name] = lines_of(tmp_path / name), masks_of(tmp_path / name)
         assert len(undisturbed[name][0]) >= 50
     kills = chains = midway = 0
+    reach = longest / 4
     while kills < KILLS or chains < len(sources):
         name = list(sources)[chains % len(sources)]
         out = tmp_path / f"{name} {chains}"
         command = [*common, *sources[name], "--out", out, "--resume"]
         of_chain, ended = 0, None
         while kills < KILLS and ended != 0:
-            ended = started(*command).kill(rng.uniform(0, longest / 4))
+            before = len(lines_of(out))
+            ended = started(*command).kill(rng.uniform(0, reach))
             assert ended in (-signal.SIGKILL, 0), (tmp_path / "told.txt").read_text()
             kills, of_chain = kills + bool(ended), of_chain + bool(ended)
             lines = lines_of(out)
+            # However fast the machine is by now, most kills are to hit neither the start nor what has ended.
+            reach = min(longest, reach * 1.2) if len(lines) == before else reach / 1.2
             assert lines == undisturbed[name][0][: len(lines)]
             midway += 0 < len(lines) < len(undisturbed[name][0])
             overlays_of(out)  # fails where one cannot be read
