@@ -42,37 +42,12 @@ def test_a_stream_of_key_frames_without_times_is_no_picture_without_end():
 
 
 def test_a_camera_whose_name_is_not_utf_8_is_connected_to():
-    name = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=Br\xfccke\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n".encode("latin-1")
-    sdp = name + b"a=rtpmap:96 H264/90000\r\na=control:track1\r\n"
-    told = {
-        "OPTIONS": b"Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n\r\n",
-        "DESCRIBE": b"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%s" % (len(sdp), sdp),
-        "SETUP": b"Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n",
-    }
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self):
-            while asked := self.rfile.readline().decode().split():
-                lines = iter(lambda: self.rfile.readline().decode().strip(), "")
-                number = next(line for line in lines if line.startswith("CSeq"))
-                list(lines)
-                self.wfile.write(
-                    f"RTSP/1.0 200 OK\r\n{number}\r\n".encode() + told.get(asked[0], b"Session: 1\r\n\r\n")
-                )
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            options = SourceOptions(max_reconnects=0, timeout=0.5)
-            with (
-                open_source(f"rtsp://127.0.0.1:{server.server_address[1]}/x", options) as source,
-                pytest.raises(SourceLost),
-            ):
-                list(source)
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        rtsp_camera([], name=b"Br\xfccke") as url,
+        open_source(url, SourceOptions(max_reconnects=0, timeout=0.5)) as source,
+        pytest.raises(SourceLost),
+    ):
+        list(source)
 
 
 def test_a_lost_rtp_packet_damages_every_picture_up_to_the_next_key_frame():
@@ -174,10 +149,13 @@ def rtp_payloads(picture, most=1000):
 
 
 @contextlib.contextmanager
-def rtsp_camera(pictures, pause=0.005):
-    """The URL of an RTSP server that plays `pictures`, each a list of RTP payloads, None for a lost one, and hangs up."""
-    sdp = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=road\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
-    sdp += b"a=fmtp:96 packetization-mode=1\r\na=control:track1\r\n"
+def rtsp_camera(pictures, pause=0.005, name=b"road"):
+    """The URL of an RTSP server that plays `pictures`, each a list of RTP payloads, None for a lost one, and hangs up.
+
+    Without any it stays silent.
+    """
+    sdp = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=" + name + b"\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
+    sdp += b"a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track1\r\n"
     told = {
         "OPTIONS": b"Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n\r\n",
         "DESCRIBE": b"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%s" % (len(sdp), sdp),
@@ -192,7 +170,7 @@ def rtsp_camera(pictures, pause=0.005):
                 self.wfile.write(
                     f"RTSP/1.0 200 OK\r\n{number}\r\n".encode() + told.get(asked[0], b"Session: 1\r\n\r\n")
                 )
-                if asked[0] == "PLAY":
+                if asked[0] == "PLAY" and pictures:
                     with contextlib.suppress(OSError):
                         self.play()
                     return
