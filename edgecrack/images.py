@@ -15,12 +15,16 @@ from edgecrack.files import write_atomic
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
+class DamagedImage(SourceError):
+    """A file that was read but not decoded: it is truncated, or not an image."""
+
+
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read the image at `path` as uint8 (H, W, 3) BGR.
 
     Greyscale is replicated to three channels, alpha is dropped, the EXIF orientation is applied.
-    Raises SourceError when the file is missing, truncated or not an image, FrameError if it has over 8 bits per
-    channel.
+    Raises SourceError when the file cannot be read, DamagedImage when it is truncated or not an image, FrameError if it
+    has over 8 bits per channel.
     """
     image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype != np.uint8:
@@ -86,9 +90,9 @@ def _decode(path: str | os.PathLike[str], flags: int) -> NDArray[np.generic]:
     try:
         image = cv2.imdecode(data, flags) if data.size and not is_cut_jpeg(data.tobytes()) else None
     except cv2.error as error:
-        raise SourceError(f"{path} cannot be decoded: {error}".splitlines()[0]) from error
+        raise DamagedImage(f"{path} cannot be decoded: {error}".splitlines()[0]) from error
     if image is None:
-        raise SourceError(f"{path} is not an image, or is truncated ({data.size} bytes)")
+        raise DamagedImage(f"{path} is not an image, or is truncated ({data.size} bytes)")
     return image
 
 

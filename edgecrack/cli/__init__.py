@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from edgecrack.cli.stopping import Terminated, terminable
 from edgecrack.errors import BROUGHT_BY_JETSONS, EdgecrackError
 
 VERBS = {
@@ -43,7 +44,11 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
+            with terminable():
+                return super().invoke(ctx)
+        except Terminated as terminated:
+            typer.echo("edgecrack: terminated", err=True)
+            raise typer.Exit(143) from terminated
         except KeyboardInterrupt as interrupt:
             typer.echo("edgecrack: interrupted", err=True)
             raise typer.Exit(130) from interrupt
@@ -75,7 +80,8 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 accuracy, 4 engine mismatch, 5 source lost, 130 Ctrl-C.
+    """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 accuracy, 4 engine mismatch, 5 source lost, 130 Ctrl-C,
+    143 SIGTERM.
 
     An expected failure is one line on stderr; anything else is a bug and shows its traceback.
     """

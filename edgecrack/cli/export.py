@@ -208,6 +208,8 @@ class _Folder:
                 compared = f"{found.frames} {name}"
                 _say(f"{path.name:24} {compared:14} {found.within:12.4%} {found.largest:4}/255 {found.f1:8.4f}")
                 enforce(found)
+                if not found.cracks:
+                    _say(f"warning: the net finds no crack in the {compared} frames, so its mask could not be compared")
                 if "fp16" in found.spec.precision:
                     check_half(file, images)
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ class Beginning:
         done: how many of the sources are done with.
         first: the number of the first frame to come, of the first source that is not, or of the cameras.
         images: the numbers and names of the image files that the log has.
+        latest: the names of those of the source that is not done with, by their numbers.
         read: bytes of the log that is gone on with, when it was read.
     """
 
@@ -40,6 +42,7 @@ class Beginning:
     done: int = 0
     first: int = 0
     images: Sequence[tuple[int, str]] = field(default=())
+    latest: Mapping[int, str] = field(default_factory=dict)
     read: int = 0
 
     @classmethod
@@ -105,7 +108,7 @@ class Beginning:
             stack.enter_context(open_source(source, replace(options, first=first)))
             for source, first in zip(sources[self.done :], firsts, strict=False)
         ]
-        _check_images(left[0], self.images)
+        _check_images(left[0], self)
         return stack.enter_context(open_source(left))
 
     def names(self, road: CountedSource) -> list[str]:
@@ -196,7 +199,7 @@ def _next_number(log: Path) -> int:
 
 
 def _after(log: Path, beginning: Beginning) -> Beginning:
-    """Where to go on after the frames of files in `log`, of which each has its line, in order."""
+    """Where to go on after the frames of files in `log`, of which each has its line, in order; damaged images have none."""
     from dataclasses import replace
 
     from edgecrack.errors import SpecError
@@ -204,33 +207,38 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
     from edgecrack.runtime.log import entries
 
     every, sources = beginning.record["every"], len(beginning.record["sources"])
-    done, expected = 0, 0
+    done, expected, video = 0, 0, None
     images: list[tuple[int, str]] = []
+    latest: dict[int, str] = {}
     for entry in entries(log):
         if "event" in entry:
             continue
-        if entry["index"] == 0 and expected and done + 1 < sources:
-            done, expected = done + 1, 0
-        if entry["index"] != expected:
-            raise SpecError(
-                f"{log} has frame {entry['index']} where {expected} was to come: it was changed; give another --out"
-            )
-        expected += every
-        if Path(entry["source"]).suffix.lower() in IMAGE_SUFFIXES:
-            images.append((entry["index"], entry["source"]))
-    return replace(beginning, done=done, first=expected, images=images)
+        index, name = entry["index"], entry["source"]
+        is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
+        if expected and done + 1 < sources and (index < expected or video != (None if is_image else name)):
+            done, expected, latest = done + 1, 0, {}
+        if index < expected or (index > expected and not is_image):
+            raise SpecError(f"{log} has frame {index} where {expected} was to come: it was changed; give another --out")
+        expected, video = index + every, None if is_image else name
+        if is_image:
+            images.append((index, name))
+            latest[index] = name
+    return replace(beginning, done=done, first=expected, images=images, latest=latest)
 
 
-def _check_images(source: CountedSource, images: Sequence[tuple[int, str]]) -> None:
-    """Hold the images that were done to those that are there; they are the last of `images` up to its last 0."""
+def _check_images(source: CountedSource, beginning: Beginning) -> None:
+    """Hold the images that were done to those that are there; those that the log lacks are to be damaged."""
     from edgecrack.errors import SpecError
+    from edgecrack.images import DamagedImage, read_image
     from edgecrack.runtime.in_order import ImageSource
 
     if not isinstance(source, ImageSource):
         return
-    for number, name in reversed(images):
-        there = str(source.paths[number % len(source.paths)])
-        if there != name:
-            raise SpecError(f"image {number} of {source.name} was {name} and is {there} now; give another --out")
-        if number == 0:
-            return
+    for number in range(0, beginning.first, beginning.record["every"]):
+        name, path = beginning.latest.get(number), source.paths[number % len(source.paths)]
+        if name not in (None, str(path)):
+            raise SpecError(f"image {number} of {source.name} was {name} and is {path} now; give another --out")
+        if name is None:
+            with suppress(DamagedImage):
+                read_image(path)
+                raise SpecError(f"the log of {source.name} has no {path}: one of them was changed; give another --out")

@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM end a run whose files are to be whole; not a verb."""
+"""How Ctrl-C and SIGTERM end a command, and a run whose files are to be whole; not a verb."""
 
 from __future__ import annotations
 
@@ -11,13 +11,34 @@ from types import FrameType
 _GRACE = 1.0  # seconds from the signal until the step at hand is broken off; closing the files takes the rest of two
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command just as Ctrl-C does, but with another exit status."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM raises Terminated, so that nothing is left half-written; one that is ignored stays ignored."""
+    here = threading.current_thread() is threading.main_thread()  # signals belong to the main thread
+    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def raised(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, raised)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextmanager
 def stoppable(stop: Callable[[], None]) -> Iterator[None]:
     """Within the block the first Ctrl-C or SIGTERM calls `stop`, and a second one kills the process.
 
     If the block goes on for a second after that, it is broken off by KeyboardInterrupt, and again each second. When it has
-    ended, a Ctrl-C raises KeyboardInterrupt, and a SIGTERM SystemExit with 143, as a shell counts it. A signal that is ignored
-    stays ignored.
+    ended, a Ctrl-C raises KeyboardInterrupt, and a SIGTERM Terminated. A signal that is ignored stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield
@@ -51,6 +72,6 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)  # again: a signal may have come in between
         signal.signal(signal.SIGALRM, alarm)
     if signal.SIGTERM in caught:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise Terminated
     if caught:
         raise KeyboardInterrupt

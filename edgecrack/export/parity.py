@@ -31,6 +31,7 @@ class Parity:
         within: fraction of pixels whose probability is off by at most 1/255.
         largest: the largest difference, in 1/255.
         f1: F1 of its mask against the reference's at the threshold, all frames pooled; 1 if both are empty.
+        cracks: number of crack pixels in the reference's mask; without any, `f1` says little.
     """
 
     spec: ModelSpec
@@ -38,6 +39,7 @@ class Parity:
     within: float
     largest: int
     f1: float
+    cracks: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def parity(
         largest = max(largest, int(apart.max()))
         found += [counts(one, true >= level) for one, true in zip(got, wanted, strict=True)]
     pooled = pool(found)
-    return Parity(spec, len(frames), within / pooled.pixels, largest, float(f_score(pooled)[level]))
+    f1 = float(f_score(pooled)[level])
+    return Parity(spec, len(frames), within / pooled.pixels, largest, f1, int(pooled.truth))
 
 
 def check_half(onnx_path: str | os.PathLike[str], frames: Sequence[Images]) -> None:

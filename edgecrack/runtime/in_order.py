@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import SourceError
-from edgecrack.images import read_image
+from edgecrack.images import DamagedImage, read_image
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.connections import PipeConnection, raw_format
 from edgecrack.runtime.frame import Frame
@@ -69,7 +69,10 @@ class InOrder(Closing, ABC):
 
 
 class ImageSource(InOrder):
-    """Image files, read one by one on iteration; their sizes may differ."""
+    """Image files, read one by one on iteration; their sizes may differ.
+
+    Images that cannot be decoded are dropped as "damaged"; their indices are left out.
+    """
 
     rate = None
 
@@ -82,7 +85,20 @@ class ImageSource(InOrder):
     def _frames(self) -> Iterator[Frame]:
         paths = itertools.cycle(self.paths) if self._options.loop else self.paths
         for index, path in _wanted(enumerate(paths), self._options):
-            yield Frame(read_image(path), index, None, str(path))
+            try:
+                image = read_image(path)
+            except DamagedImage as error:
+                self._drop_damaged(index, error)
+            else:
+                yield Frame(image, index, None, str(path))
+
+    def _drop_damaged(self, index: int, error: DamagedImage) -> None:
+        self.read += 1
+        self.dropped["damaged"] += 1
+        if self.read == self.dropped["damaged"] == math.ceil(len(self.paths) / self._options.every):  # none is any good
+            raise error
+        if index < len(self.paths):  # in a loop it is damaged each time
+            _log.warning("%s; it is dropped", error)
 
 
 class VideoSource(InOrder):
@@ -167,7 +183,8 @@ class VideoSource(InOrder):
     def _finish(self) -> None:
         if not self.read and not self._options.first:
             between = f" from {self._options.start:g} s" if self._options.start else ""
-            raise SourceError(f"no frame of {self.name} can be decoded{between}")
+            length = f"; it is {self._declared / self._rate:.1f} s long" if self._declared > 0 and self._rate else ""
+            raise SourceError(f"no frame of {self.name} can be decoded{between}{length}")
         self._check_end()
 
     def _check_end(self) -> None:

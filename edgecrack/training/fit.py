@@ -356,16 +356,22 @@ def _silent(_: str) -> None:
 
 @contextmanager
 def _interrupted_after() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block, so that no step is saved half done. Works in the main thread only."""
-    elsewhere = threading.current_thread() is not threading.main_thread()
-    if elsewhere or signal.getsignal(signal.SIGINT) is None:  # None: not a Python handler, cannot be restored
+    """Defer Ctrl-C to the end of the block, so that no step is saved half done; SIGTERM too, if the program catches it.
+
+    Works in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    caught: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}  # others end the process
+    for number in before:
+        signal.signal(number, lambda got, _: caught.append(got))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for first in caught[:1]:
+        signal.raise_signal(first)

@@ -110,12 +110,13 @@ def test_a_second_run_leaves_the_first_ones_results_alone(edgecrack, folder, tmp
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_what_was_found_before_an_unreadable_image_is_kept(edgecrack, folder, tmp_path):
-    (folder / "photo2.png").write_bytes(b"junk")
-    with pytest.raises(SourceError, match=r"photo2\.png is not an image"):
-        edgecrack("--source", folder, "--out", tmp_path / "out")
-    assert len(log_of(tmp_path / "out")) == 2
-    assert names(tmp_path / "out" / "overlay") == ["photo0.jpg", "photo1.jpg"]
+def test_an_unreadable_image_is_dropped_and_counted(edgecrack, folder, tmp_path, caplog):
+    (folder / "photo1.png").write_bytes(b"junk")
+    done = edgecrack("--source", folder, "--out", tmp_path / "out")
+    assert [line["index"] for line in log_of(tmp_path / "out")] == [0, 2]
+    assert names(tmp_path / "out" / "overlay") == ["photo0.jpg", "photo2.jpg"]
+    assert [message for message in caplog.messages if "photo1.png is not an image" in message]
+    assert "3 frames came: 2 processed, 1 dropped (1 damaged), 0 failed" in done.output
 
 
 def test_errors_come_through(edgecrack, folder, tmp_path):

@@ -308,8 +308,10 @@ def test_parity_sees_a_difference_of_two(nets, files):
 def test_parity_of_empty_masks_is_whole_and_of_one_empty_mask_is_none(nets, files):
     path = files["aelf-unet"]["fp32"]
     empty, full = (lambda frames, grey=grey: np.full(frames.shape[:3], grey, np.uint8) for grey in (0, 255))
-    assert parity(empty, path, rendered(), 1.0).f1 == 1
-    assert parity(full, path, rendered(), 1.0).f1 == 0
+    nothing, everything = (parity(reference, path, rendered(), 1.0) for reference in (empty, full))
+    assert (nothing.f1, nothing.cracks) == (1, 0)
+    assert everything.f1 == 0
+    assert everything.cracks > 0
 
 
 def test_parity_fills_up_a_short_batch(nets, tmp_path):
@@ -337,7 +339,7 @@ def test_parity_fills_up_a_short_batch(nets, tmp_path):
     ],
 )
 def test_bounds(spec, within, f1, holds):
-    result = Parity(spec, 8, within, 3, f1)
+    result = Parity(spec, 8, within, 3, f1, 100)
     if holds:
         enforce(result)
     else:

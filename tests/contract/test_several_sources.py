@@ -286,7 +286,7 @@ def test_a_file_that_turns_out_damaged_ends_the_run_there(video, folder, tmp_pat
     with source, pytest.raises((SourceError, FrameError), match=r"torn\.png"):
         frames.extend(source)
     assert [frame.index for frame in frames] == list(range(7))
-    assert source.read == 7
+    assert (source.read, source.dropped) == (8, {"damaged": 1})
 
 
 @pytest.mark.parametrize(

@@ -366,17 +366,21 @@ def test_a_full_disk_leaves_what_was_written_readable(exported: Path, tmp_path: 
     assert video.read()[0]
 
 
-def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path) -> None:
-    code = "from edgecrack.cli import main; main()"
-    command = [sys.executable, "-c", code, "export", "--model", "scnet", "--int8", "-o", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, "edgecrack: interrupted"), (signal.SIGTERM, 143, "edgecrack: terminated")],
+)
+def test_interrupted_export_leaves_no_half_written_file(tmp_path: Path, number: int, code: int, words: str) -> None:
+    program = "from edgecrack.cli import main; main()"
+    command = [sys.executable, "-c", program, "export", "--model", "scnet", "--int8", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     process.stderr.readline()  # the weights are being read: it is under way
     time.sleep(1)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "edgecrack: interrupted"
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1] == words
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

@@ -129,11 +129,34 @@ def test_ffmpeg_does_not_write_over_our_words(tmp_path):
     assert "truncated" in done.stderr
 
 
-def test_an_image_in_the_middle_that_cannot_be_read_is_named_after_those_before_it(folder):
+def test_an_image_in_the_middle_that_cannot_be_decoded_is_dropped_and_named(folder, caplog):
     (folder / "b.png").write_bytes(b"junk")
+    with open_source(folder) as source:
+        assert [frame.index for frame in source] == [0, 2]
+    assert (source.read, source.dropped) == (3, {"damaged": 1})
+    assert caplog.messages == [f"{folder / 'b.png'} is not an image, or is truncated (4 bytes); it is dropped"]
+
+
+def test_an_image_that_is_damaged_is_so_in_each_pass_of_a_loop_and_said_once(folder, caplog):
+    (folder / "b.png").write_bytes(b"junk")
+    with open_source(folder, SourceOptions(loop=True)) as source:
+        assert [frame.index for frame, _ in zip(source, range(5), strict=False)] == [0, 2, 3, 5, 6]
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"loop": True}, {"every": 2}])
+def test_a_folder_without_an_image_that_can_be_decoded_is_refused(folder, options):
+    for name in ("a.jpg", "b.png", "c.bmp"):
+        (folder / name).write_bytes(b"junk")
+    with pytest.raises(SourceError, match="is not an image"), open_source(folder, SourceOptions(**options)) as source:
+        list(source)
+
+
+def test_an_image_that_is_gone_when_its_turn_comes_is_named_after_those_before_it(folder):
     frames = iter(open_source(folder))
     assert next(frames).index == 0
-    with pytest.raises(SourceError, match=r"b\.png is not an image"):
+    (folder / "b.png").unlink()
+    with pytest.raises(SourceError, match=r"cannot read .*b\.png"):
         next(frames)
 
 

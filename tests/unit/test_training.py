@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgecrack.cli.stopping import terminable
 from edgecrack.dataset import LabelledFrame
 from edgecrack.errors import EdgecrackError, SpecError, TrainingError
 from edgecrack.fitting import Fit
@@ -139,14 +140,20 @@ def test_validating_does_not_change_what_is_trained(tmp_path: Path) -> None:
     assert same(tmp_path / "often", tmp_path / "once")
 
 
-def interrupted(folder: Path, name: str, hook: Callable[[Trainer, Callable[..., None]], Any], **settings: Any) -> None:
-    """A run that gets Ctrl-C when `hook` has been called the third time."""
+def interrupted(
+    folder: Path,
+    name: str,
+    hook: Callable[[Trainer, Callable[..., None]], Any],
+    number: int = signal.SIGINT,
+    **settings: Any,
+) -> None:
+    """A run that gets Ctrl-C, or the signal `number`, when `hook` has been called the third time."""
     calls: list[None] = []
 
     def press(*_: Any) -> None:
         calls.append(None)
         if len(calls) == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     training = trainer(folder, name, **settings)
     hook(training, press)
@@ -181,6 +188,15 @@ def test_a_run_that_is_interrupted_and_resumed_ends_as_an_undisturbed_one(tmp_pa
 def test_ctrl_c_never_saves_half_a_step(tmp_path: Path, moment: str) -> None:
     run(tmp_path / "whole")
     interrupted(tmp_path / "parts", "msfnet", MOMENTS[moment])
+    run(tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_sigterm_on_the_command_line_saves_as_ctrl_c_does(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    with terminable():
+        interrupted(tmp_path / "parts", "msfnet", MOMENTS["before the optimiser"], signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     run(tmp_path / "parts", resume=True)
     assert same(tmp_path / "whole", tmp_path / "parts")
 
