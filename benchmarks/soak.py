@@ -43,11 +43,13 @@ Line = dict[str, Any]
 
 def main() -> None:
     given = parsed()
+    results = given.out / "results"
+    if results.exists():
+        sys.exit(f"{results} is of a soak test before; give another --out")
     given.out.mkdir(parents=True, exist_ok=True)
     model = given.model or exported(given.net, given.out)
     camera = Camera(given)
     camera.start()
-    results = given.out / "results"
     command = [
         sys.executable,
         "-m",
