@@ -86,7 +86,7 @@ pycuda: $(VENV)/.dev ## Build pycuda, for which there are no wheels, and no CUDA
 
 # Without CI's pins, which fit no JetPack: docs/jetson.md has what does. An OpenCV from pip would hide JetPack's.
 $(VENV)/.gpu: pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) -e '.[tensorrt]' $(if $(JETPACK6),'numpy<2' 'cuda-bindings==12.9.*')
+	$(PIP_INSTALL) -e '.[tensorrt]' $(if $(JETSON),'numpy<2') $(if $(JETPACK6),'cuda-bindings==12.9.*')
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(if $(JETSON),{ echo "$(VENV) does not see JetPack's OpenCV: apt install python3-opencv and make $(VENV) anew with --system-site-packages" >&2; exit 1; },$(PIP_INSTALL) -e '.[cpu]')
 	@touch $@
 

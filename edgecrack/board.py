@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path("/")
 
 # Jetson Linux release -> the JetPack that includes it
-_JETPACKS = {"36.3": "6.0", "36.4": "6.1 or 6.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
+_JETPACKS = {"36.3": "6.0", "36.4": "6.1 or 6.2", "36.5": "6.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
 
 
 def jetpack(root: Path = ROOT) -> str:
@@ -66,7 +66,8 @@ def power(root: Path = ROOT) -> dict[str, float]:
 def clocks(root: Path = ROOT) -> dict[str, tuple[float, float]]:
     """Current and maximum clock in MHz of the first CPU core ("cpu0") and of the GPU ("gpu")."""
     places = [("cpu0", root / "sys/devices/system/cpu/cpu0/cpufreq", "scaling_cur_freq", "cpuinfo_max_freq", 1e3)]
-    places += [("gpu", gpu, "cur_freq", "max_freq", 1e6) for gpu in (root / "sys/class/devfreq").glob("*gpu*")]
+    gpus = [gpu for gpu in (root / "sys/class/devfreq").glob("*gpu*") if "nvd" not in gpu.name]  # Thor's video engine
+    places += [("gpu", gpu, "cur_freq", "max_freq", 1e6) for gpu in gpus]
     found = {}
     for name, folder, now, most, unit in places:
         values = _number(folder / now), _number(folder / most)

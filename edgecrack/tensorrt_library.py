@@ -96,7 +96,8 @@ def _logger_class(module: ModuleType) -> Any:
             level = levels.get(severity.name, logging.DEBUG)
             _log.log(logging.INFO if level == logging.WARNING else min(level, logging.INFO), "%s", message)
             # without a driver each error is followed by another that says only that
-            if level == logging.ERROR and "catchCudaError" not in message:
+            is_error = level == logging.ERROR and "catchCudaError" not in message
+            if is_error or "CUDA initialization failure" in message:  # only a warning, of why there is no builder
                 _lines.append(" ".join(message.split()))
 
     return Logger

@@ -24,7 +24,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,10 +103,10 @@ def print_machine(gpu: Gpu) -> None:
 
 
 def version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+    for name in (package, f"{package}-cu13", f"{package}-cu12"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "none"
 
 
 # --- a CUDA library, with a kernel in place of a net

@@ -64,6 +64,8 @@ def bare_rate(engine: SharedEngine, lanes: int = 2, frames: int = 500) -> float:
 def lane(stack: ExitStack, engine: SharedEngine) -> tuple[int, int]:
     """A stream, and the executable graph that processes a frame in it."""
     cuda, context, shape = engine.cuda, engine.context(), engine.spec.input_shape
+    kept = [context]  # until its graph is destroyed, which works in its memory
+    stack.callback(kept.clear)
     stream = cuda.stream()
     stack.callback(cuda.destroy_stream, stream)
     ends = []

@@ -29,10 +29,10 @@ def checks() -> None:
 def _version(package: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    for name in (package, f"{package}-cu13", f"{package}-cu12"):  # NVIDIA's may be installed for one version of CUDA
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
 
 
 def _versions() -> dict[str, str]:

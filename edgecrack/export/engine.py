@@ -271,7 +271,8 @@ def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -
     try:
         made = make(*arguments)
     except TypeError as error:
-        raise _failed(target, f"cannot begin: {error}") from error
+        driver = f", and the driver speaks CUDA {target.gpu.cuda}" if target.gpu else ""  # it may be too old
+        raise _failed(target, f"cannot begin: {error}{driver}") from error
     if made is None:
         raise _failed(target, "cannot begin")
     return made
@@ -289,9 +290,11 @@ def _complaints(parser: trt.OnnxParser) -> str:
 
 
 def _choose_capabilities(module: Any, config: Any, target: _Target) -> None:
-    """Set the compute capabilities to build for, which only TensorRT for RTX has and is given."""
-    if target.capabilities:
-        config.num_compute_capabilities = len(target.capabilities)
+    """Set what only TensorRT for RTX has: the compute capabilities to build for, and that CUDA graphs can be captured."""
+    if not target.capabilities:
+        return
+    config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)  # memory that it allocates later ends a capture
+    config.num_compute_capabilities = len(target.capabilities)
     for index, name in enumerate(target.capabilities):
         if not config.set_compute_capability(getattr(module.ComputeCapability, name), index):
             raise _failed(target, f"does not take {name.lower()}")

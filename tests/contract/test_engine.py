@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 
+from edgecrack import tensorrt_library as loading
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
@@ -383,6 +384,32 @@ def test_the_real_configuration_takes_a_timing_cache():
     cache = engine._timing_cache(config, b"")
     again = engine._timing_cache(config, bytes(memoryview(cache.serialize())))
     assert bytes(memoryview(again.serialize()))
+
+
+def test_engines_for_rtx_are_built_so_that_graphs_can_be_captured():
+    config = rtx.Builder(engine.tensorrt_logger(rtx)).create_builder_config()
+    target = engine._Target("tensorrt_rtx", rtx.__version__, ("SM86", "SM89"), None, 1024, None)
+    engine._choose_capabilities(rtx, config, target)
+    assert config.get_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    assert config.num_compute_capabilities == 2
+
+
+def test_a_driver_that_is_too_old_for_tensorrt_is_told():
+    """TensorRT only warns of it, and its bindings raise a TypeError without a reason."""
+    loading.clear_errors()
+    gpu = Gpu(0, "GPU", "8.6", "12.4", False, 8)
+
+    def builder():
+        logger = engine.tensorrt_logger(rtx)
+        logger.log(rtx.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    wanted = (
+        "cannot begin: factory function returned nullptr, and the driver speaks CUDA 12.4: CUDA initialization failure"
+    )
+    with pytest.raises(BuildError, match=wanted):
+        engine._made(engine._Target("tensorrt", "11.0", (), gpu, 1024, None), builder)
+    loading.clear_errors()
 
 
 def test_the_record_is_readable_json_with_the_spec_inside(files, tmp_path):

@@ -126,6 +126,36 @@ page.check("threads", gpu_check.check_threads)
     assert "the GPU is lost" in done.stdout
 
 
+def test_the_bare_engine_keeps_its_contexts_while_their_graphs_run(fake_cuda):
+    """A graph works in the memory of the context that it was captured from."""
+    if not find_spec("cuda"):
+        pytest.skip("cuda-bindings are not installed")
+    code = f"""
+import sys, weakref
+sys.path.insert(0, {str(CHECK.parent)!r})
+import gpu_check
+class Context:
+    def __init__(self, made):
+        self.set_tensor_address, self.execute_async_v3 = made.set_tensor_address, made.execute_async_v3
+with gpu_check.kernel_backend() as backend:
+    engine, contexts, alive = backend.engine, [], []
+    make, launch = engine.context, engine.cuda.launch
+    def context():
+        made = Context(make())
+        contexts.append(weakref.ref(made))
+        return made
+    def launched(*arguments):
+        alive.append(sum(each() is not None for each in contexts))
+        return launch(*arguments)
+    engine.context, engine.cuda.launch = context, launched
+    gpu_check.bare_rate(engine, lanes=2, frames=9)
+    print(set(alive), [each() for each in contexts])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=fake_cuda, check=True)
+    assert done.stdout.splitlines()[-1] == "{2} [None, None]"
+
+
 @pytest.mark.parametrize("part", ["tensorrt", "others"])
 def test_a_part_without_a_net_says_what_to_give(tool, monkeypatch, capsys, part):
     monkeypatch.setattr(tool, "find_spec", lambda name: name != "torch")

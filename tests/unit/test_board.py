@@ -26,6 +26,8 @@ def jetson(tmp_path: Path) -> Path:
         "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1510400\n",
         "sys/class/devfreq/17000000.gpu/cur_freq": "306000000\n",
         "sys/class/devfreq/17000000.gpu/max_freq": "624750000\n",
+        "sys/class/devfreq/gpu-nvd-0/cur_freq": "114000000\n",  # of the video engine, on a Thor
+        "sys/class/devfreq/gpu-nvd-0/max_freq": "1200000000\n",
     }
     for name, text in files.items():
         path = tmp_path / name
