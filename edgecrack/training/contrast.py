@@ -69,6 +69,9 @@ class Contrast:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"{name} must be at least 0 and at most 1, got {getattr(self, name)!r}")
+        for name in ("contrast_weight", "instance_weight", "pseudo_weight"):
+            if not getattr(self, name) >= 0:
+                raise SpecError(f"{name} must be 0 or more, got {getattr(self, name)!r}")
         if not self.bank_least <= self.bank_size:
             raise SpecError(f"bank_least must be at most bank_size, {self.bank_size}; got {self.bank_least}")
 

@@ -58,7 +58,8 @@ class Views:
         for number in numbers:
             rng = np.random.default_rng((self.recipe.seed, number, 1))  # 1: another stream than the labelled crop's
             chosen, index = place(self.sets, self.recipe, number, rng)
-            (first, second), corners, flips = two_views(self.sets[chosen][index].image, self.recipe.crop, rng)
+            image, augmentation = self.sets[chosen][index].image, self.recipe.augmentation
+            (first, second), corners, flips = two_views(image, self.recipe.crop, augmentation, rng)
             for name, part in (("first", first), ("second", second), ("corners", corners), ("flips", flips)):
                 parts[name].append(part)
         return {name: np.stack(part) for name, part in parts.items()}

@@ -57,7 +57,7 @@ def aelf(
     With both 0 it is the plain exponential loss; `printed` keeps the constant. Raises SpecError for a gamma that would
     move the optimum past 0.5.
     """
-    if max(abs(gamma1), abs(gamma2)) > beta + 0.75 * alpha:
+    if not max(abs(gamma1), abs(gamma2)) <= beta + 0.75 * alpha:  # NaN is not either
         raise SpecError(f"gamma must lie within +-{beta + 0.75 * alpha}, got {gamma1} and {gamma2}")
     d = torch.sigmoid(z.float()) - y.float()
     gamma = torch.where(d > 0, gamma1, gamma2)

@@ -48,7 +48,8 @@ class Learner(nn.Module):
         if not self.embed_from or self.head is None:
             return self.net.stages(x), None
         logits, features = self.net.logits_and_features(x)
-        return logits, F.normalize(self.head(features[self.embed_from]).float(), dim=1)
+        # eps bounds the gradient where an embedding is zero
+        return logits, F.normalize(self.head(features[self.embed_from]).float(), dim=1, eps=1e-4)
 
 
 class Objective(Protocol):

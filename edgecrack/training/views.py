@@ -45,7 +45,8 @@ def fast_view(image: Image, mask: Mask, size: FrameSpec, rng: np.random.Generato
 def plain_view(image: Image, mask: Mask, size: FrameSpec, _: np.random.Generator | None = None) -> tuple[Image, Mask]:
     """The whole frame at `size`; the mask is thresholded by coverage, since nearest neighbour breaks thin cracks."""
     covered = resize(mask.astype(np.uint8) * 255, size.height, size.width)
-    return resize(image, size.height, size.width), np.asarray(covered > COVERED)
+    shrinks = size.height < mask.shape[0] or size.width < mask.shape[1]  # else a half keeps a crack's width
+    return resize(image, size.height, size.width), np.asarray(covered > (COVERED if shrinks else 127))
 
 
 def aelf_view(
@@ -108,16 +109,22 @@ GRID = 16  # the corners of two views lie on it, so that their maps align at eve
 
 
 def two_views(
-    image: Image, size: FrameSpec, rng: np.random.Generator
+    image: Image, size: FrameSpec, augmentation: str, rng: np.random.Generator
 ) -> tuple[tuple[Image, Image], NDArray[np.int64], NDArray[np.bool_]]:
     """Two crops of a frame that overlap by at least a quarter of their area, each with its own flip and light.
 
+    They have the scale at which `augmentation` shows labelled frames, and for "fast" also its rotation and shear.
     Returns the crops, uint8 (h, w, 3); their corners (2, 2), (top, left) in a common plane; and whether each was
     flipped, (2,).
     """
     shift = np.array([size.height, size.width]) // 2 // GRID
-    side = int(max(size.height + GRID * shift[0], size.width + GRID * shift[1]))
-    plane, _ = random_crop(image, np.zeros(image.shape[:2], np.bool_), side, rng)
+    height, width = int(size.height + GRID * shift[0]), int(size.width + GRID * shift[1])
+    if augmentation == "fast":
+        plane, _ = random_crop(image, np.zeros(image.shape[:2], np.bool_), max(height, width), rng)
+    elif augmentation in AT_OWN_SCALE:
+        plane = _window(image, height, width, rng)
+    else:
+        plane = _window(resize(image, size.height, size.width), height, width, rng)
     corners = GRID * rng.integers(0, shift + 1, (2, 2))
     flips = rng.random(2) < 0.5
     crops = []
@@ -125,6 +132,16 @@ def two_views(
         crop = plane[top : top + size.height, left : left + size.width]
         crops.append(photometric(np.ascontiguousarray(crop[:, ::-1] if flip else crop), rng))
     return (crops[0], crops[1]), corners, flips
+
+
+def _window(image: Image, height: int, width: int, rng: np.random.Generator) -> Image:
+    """A window at a random place; a smaller image is mirrored to fill it."""
+    lacking = np.array([max(0, height - image.shape[0]), max(0, width - image.shape[1])])
+    top, left = rng.integers(0, lacking + 1)
+    bottom, right = lacking - (top, left)
+    whole = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+    top, left = rng.integers(0, [whole.shape[0] - height + 1, whole.shape[1] - width + 1])
+    return np.asarray(whole[top : top + height, left : left + width], np.uint8)
 
 
 def _between(rng: np.random.Generator, reach: float, length: int) -> float:

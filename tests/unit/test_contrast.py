@@ -127,7 +127,15 @@ def test_the_bank_takes_labelled_pixels_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"embed_from": 3}, {"temperature": 0}, {"sure_crack": 1.5}, {"bank_size": 0}, {"bank_least": 4000}]
+    "wrong",
+    [
+        {"embed_from": 3},
+        {"temperature": 0},
+        {"sure_crack": 1.5},
+        {"bank_size": 0},
+        {"bank_least": 4000},
+        {"pseudo_weight": -1.0},
+    ],
 )
 def test_switches_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=next(iter(wrong))):

@@ -130,12 +130,13 @@ def test_a_frame_without_a_mask_is_named() -> None:
     assert Views([Unlabelled()], Recipe(crop=FrameSpec(32, 32))).batch(range(2))["first"].shape == (2, 32, 32, 3)
 
 
+@pytest.mark.parametrize("augmentation", ["fast", "msfnet", "cacpnet"])
 @pytest.mark.parametrize("size", [FrameSpec(64, 64), FrameSpec(64, 96), FrameSpec(32, 32)])
-def test_two_views_share_a_quarter_of_their_area_and_meet_pixel_by_pixel(size: FrameSpec) -> None:
+def test_two_views_share_a_quarter_of_their_area_and_meet_pixel_by_pixel(size: FrameSpec, augmentation: str) -> None:
     """Maps that hold their own place in the plane: where the views meet, both must hold the same."""
     image = Frames()[0].image
     for seed in range(20):
-        (first, second), corners, flips = two_views(image, size, np.random.default_rng(seed))
+        (first, second), corners, flips = two_views(image, size, augmentation, np.random.default_rng(seed))
         assert first.shape == second.shape == (size.height, size.width, 3)
         assert (corners % 16 == 0).all()
         maps = []
@@ -149,6 +150,31 @@ def test_two_views_share_a_quarter_of_their_area_and_meet_pixel_by_pixel(size: F
         assert torch.equal(one, other)
         assert len(one) >= size.height * size.width / 16 / 4
         assert len(one) == len(np.unique(one.numpy(), axis=0))
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "shape", "wanted"),
+    [("scnet", (320, 480), 20), ("msfnet", (150, 900), 20), ("cacpnet", (640, 960), 10), ("aelf-unet", (360, 480), 10)],
+)
+def test_views_for_the_papers_have_the_scale_of_labelled_frames(
+    augmentation: str, shape: tuple[int, int], wanted: int
+) -> None:
+    """Stripes 20 pixels wide in a frame: at its own scale, or as the whole of it is stretched to 320 rows."""
+    stripes = np.repeat((np.arange(shape[0]) // 20 % 2 * 200 + 20).astype(np.uint8)[:, None], shape[1], 1)
+    size = FrameSpec(320, 480) if augmentation == "cacpnet" else FrameSpec(180, 180)
+    for seed in range(10):
+        (view, _), _, _ = two_views(cv2.merge([stripes] * 3), size, augmentation, np.random.default_rng(seed))
+        column = view.mean((1, 2)) > 120
+        edges = np.flatnonzero(column[1:] != column[:-1])
+        assert abs(np.median(np.diff(edges)) - wanted) <= 1
+
+
+def test_masks_that_are_enlarged_keep_the_width_of_their_cracks() -> None:
+    mask = np.zeros((320, 480), np.bool_)
+    for left in range(5, 470, 11):
+        mask[:, left : left + 3] = True
+    _, larger = plain_view(np.zeros((320, 480, 3), np.uint8), mask, FrameSpec(512, 512))
+    assert abs(larger.mean() / mask.mean() - 1) < 0.02
 
 
 def test_the_views_of_several_frames_meet_each_with_its_own() -> None:

@@ -132,7 +132,8 @@ def test_a_switch_goes_to_whom_it_belongs() -> None:
         ("ema=1", "ema must be at least 0 and below 1, got 1.0"),
         ("crop=31", "crop must be at least 32 pixels a side, got 31x31"),
         ("batch=0", "batch must be above 0, got 0"),
-        ("learning_rate=nan", "learning_rate must be above 0, got nan"),
+        ("learning_rate=nan", "learning_rate takes a number, got 'nan'"),
+        ("contrast_weight=nan", "contrast_weight takes a number, got 'nan'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(told: str, said: str) -> None:
