@@ -62,8 +62,9 @@ def check_frame(image: Any, pixels: str = "bgr") -> None:
     images are rejected rather than guessed at: the message says how to convert them.
     """
     kind = "uint8 (H, W, 3) BGR" if pixels == "bgr" else "uint8 (H, W, 3) BGR or (H, W, 4) BGRx"
-    shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
-    if shape is None or not dtype.isalnum():  # a tensor's is torch.uint8
+    shape: Any = getattr(image, "shape", None)
+    dtype = str(getattr(image, "dtype", ""))
+    if not any((kind.__module__, kind.__name__) == ("numpy", "ndarray") for kind in type(image).__mro__):
         hint = "; cv2.imread gives None for a file that it cannot read" if image is None else ""
         raise FrameError(f"wanted a numpy array, {kind}, got {type(image).__name__}{hint}")
     got = f"{dtype} {tuple(shape)}"

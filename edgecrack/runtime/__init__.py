@@ -1,5 +1,12 @@
 """Runs a model file on streams of frames: needs numpy, OpenCV and one inference library, never torch."""
 
+from edgecrack.errors import BROUGHT_BY_JETSONS, MissingDependency
+
+try:
+    import cv2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise MissingDependency(f"cv2 is not installed; pip install 'edgecrack[cpu]'{BROUGHT_BY_JETSONS}") from error
+
 from edgecrack.runtime.account import Account
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.backends.engine import open_engine
@@ -13,13 +20,15 @@ from edgecrack.runtime.log import JsonLines
 from edgecrack.runtime.options import SourceOptions
 from edgecrack.runtime.recording import OverlayVideo
 from edgecrack.runtime.sinks import MaskImages, OverlayImages, Sink, Sinks
-from edgecrack.runtime.sources import Source, open_source
+from edgecrack.runtime.sources import AnySource, CountedSource, Source, open_source
 from edgecrack.runtime.video import VideoWriter
 
 __all__ = [
     "Account",
+    "AnySource",
     "Backend",
     "Camera",
+    "CountedSource",
     "CrackDetector",
     "Detection",
     "Event",

@@ -215,7 +215,7 @@ class Camera:
             with self.news:
                 self._post("lost" if was_there else "unreachable", reason=reason, tries=tries)
                 self._connected = False
-                if tries == self._options.max_reconnects:
+                if self._options.max_reconnects is not None and tries >= self._options.max_reconnects:
                     raise SourceLost(f"{self.name} was tried {tries} times and did not come back: {reason}")
                 self.news.wait_for(lambda: self._stopped, delay)
             tries += 1

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecrack.errors import FrameError
 from edgecrack.fitting import Fit, Placement
 from edgecrack.images import write_image
 from edgecrack.spec import FrameSpec, check_frame, check_threshold, threshold_level
@@ -47,9 +48,11 @@ class Detection:
 
     @classmethod
     def of(cls, probability: NDArray[np.uint8], threshold: float) -> Detection:
-        """Make a detection whose `probability` is the given map, uint8 (H, W), 0..255."""
+        """Make a detection whose `probability` is the given map, uint8 (H, W), 0..255. Raises FrameError, SpecError."""
+        if probability.dtype != np.uint8 or probability.ndim != 2 or not probability.size:
+            raise FrameError(f"wanted probabilities, uint8 (H, W), got {probability.dtype} {probability.shape}")
         height, width = probability.shape
-        return cls(probability, Fit.of(height, width, FrameSpec(height, width)), threshold)
+        return cls(probability, Fit.of(height, width, FrameSpec(height, width)), check_threshold(threshold))
 
     @property
     def height(self) -> int:
@@ -114,7 +117,7 @@ class Detection:
         vars(other)["probability"] = self.probability
         return other
 
-    def plot(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def plot(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Draw the cracks, tinted and outlined on the outside, on a copy of the frame, uint8 (height, width, 3) BGR.
 
         `image` is the frame, BGR or BGRx. Raises FrameError when it is not a frame of this size.

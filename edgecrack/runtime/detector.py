@@ -11,11 +11,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import EngineError, SpecError
+from edgecrack.errors import EngineError, FrameError, SpecError
 from edgecrack.fitting import Placement, with_pixels
 from edgecrack.runtime.backends import Backend, open_backend
 from edgecrack.runtime.closing import Closing
@@ -62,7 +63,7 @@ class CrackDetector(Closing):
         Raises EngineError, MissingDependency or SpecError.
         """
         self._threshold = None if threshold is None else check_threshold(threshold)
-        self.tile, self.roi = check_tile(tile), roi
+        self._tile, self._roi = check_tile(tile), roi
         region = None if roi is None else parse_region(roi)
         if isinstance(model, (str, os.PathLike)):
             model = open_backend(model, backend, device=device, hint=hint)
@@ -81,6 +82,16 @@ class CrackDetector(Closing):
         return self.backend.spec
 
     @property
+    def tile(self) -> str:
+        """How frames larger than the model input are processed: "fit", "tile" or "auto"."""
+        return self._tile
+
+    @property
+    def roi(self) -> str | None:
+        """The region of interest as it was given."""
+        return self._roi
+
+    @property
     def threshold(self) -> float:
         """The lowest probability at which a pixel counts as crack, in (0, 1]. Setting it affects later detections."""
         return self.spec.threshold if self._threshold is None else self._threshold
@@ -89,7 +100,7 @@ class CrackDetector(Closing):
     def threshold(self, threshold: float) -> None:
         self._threshold = check_threshold(threshold)
 
-    def run(self, frame: NDArray[np.uint8]) -> Detection:
+    def run(self, frame: NDArray[Any]) -> Detection:
         """Detect the cracks in one frame, uint8 (H, W, 3) BGR, of any size; a BGRx model also takes uint8 (H, W, 4).
 
         A frame that has the model's input size and pixel format is passed on without a copy.
@@ -106,9 +117,10 @@ class CrackDetector(Closing):
 
         `source` is anything that `open_source` takes, including several cameras. A batch is filled with the tiles or
         frames that come next; with cameras, only with frames that have already arrived. With an iterable of frames, a
-        detection is yielded only after one or two more frames have been read: call `run` if you need each at once. The
-        stream may be left or closed at any time; it then closes the source, which ends the threads of its cameras. An
-        error of the source is raised after the frames before it have been yielded.
+        detection is yielded only after one or two more frames have been read, which are not copied: yield a new array
+        for each (`buffer.copy()`), and call `run` if you need each detection at once. The stream may be left or closed at
+        any time; it then closes the source, which ends the threads of its cameras. From another thread, end it by the
+        `stop` of what `open_source` returns. An error of the source is raised after the frames before it have been yielded.
         Raises SourceError, FrameError, EngineError and SpecError, the last when the region of interest lies outside a
         frame; if that is because a camera's frames changed size, they are dropped instead.
         """
@@ -203,6 +215,8 @@ class CrackDetector(Closing):
         """
         seen: set[str] = set()  # the sources that had a frame containing the region of interest
         for frame in frames:
+            if not isinstance(frame, Frame):
+                raise FrameError(f"wanted a source that yields Frame, got {type(frame).__name__}")
             check_frame(frame.image, self.spec.pixels)
             start = perf_counter()
             try:

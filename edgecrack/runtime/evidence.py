@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.errors import SpecError
+from edgecrack.errors import SourceError, SpecError
 from edgecrack.images import write_image
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.detection import Detection
@@ -59,15 +59,17 @@ class Evidence(Closing):
         self._rate, self._roll, self._longest, self._room = rate, roll, longest, room
         self._labels = Labels(sources)
         self._watches: dict[str, _Watch] = {}
+        self._closed = False
         make_folder(self.folder)
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Process one frame. Raises SourceError when a clip or image cannot be written."""
+        if self._closed:
+            raise SourceError(f"cannot write into {self.folder}: it is closed")
         label = self._labels.of(frame)
         if label not in self._watches:
-            if frame.monotonic is None:  # files are read one after the other: earlier ones have ended
-                self.close()
-                self._watches.clear()
+            if frame.monotonic is None:  # files are read one after the other: earlier ones have probably ended
+                self._finish()
             make_folder(self.folder / label)
             self._watches[label] = _Watch(self.folder / label, self._rate, self._roll, self._longest, self._room)
         self._watches[label].write(frame, detection, is_find(detection, self._share))
@@ -76,6 +78,10 @@ class Evidence(Closing):
 
     def close(self) -> None:
         """Finish the current clip and image; a second call does nothing. Raises SourceError."""
+        self._closed = True
+        self._finish()
+
+    def _finish(self) -> None:
         with ExitStack() as all_of_them:
             for watch in self._watches.values():
                 all_of_them.callback(watch.close)

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -26,6 +27,7 @@ from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.options import SourceOptions, flipped
 
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+_opening = threading.Lock()  # OpenCV's log level is the process's
 _log = logging.getLogger("edgecrack")
 
 # FFmpeg writes to stderr what we raise or log ourselves; it reads this when the first video is opened.
@@ -295,11 +297,12 @@ def _capture(path: Path) -> cv2.VideoCapture:
         name.encode()
     except UnicodeEncodeError as error:  # OpenCV would abort the process
         raise SourceError(f"the name of {str(path)!a} is not UTF-8; rename it") from error
-    level = _set_log_level(0)
-    try:
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
-    finally:
-        _set_log_level(level)
+    with _opening:
+        level = _set_log_level(0)
+        try:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        finally:
+            _set_log_level(level)
     if not capture.isOpened():
         if not path.is_file():  # it existed when the run began
             raise SourceError(f"{path} is not there any more")

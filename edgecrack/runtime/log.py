@@ -51,8 +51,10 @@ class JsonLines(Closing):
     def write(self, frame: Frame, detection: Detection) -> None:
         """Add one line. Raises SourceError when the disk is full."""
         line: dict[str, object] = {"index": frame.index, "source": frame.source, "time": frame.captured_at}
-        if frame.utc is not None and frame.monotonic is not None:
-            line |= {"utc": iso_time(frame.utc), "age": round(time.monotonic() - frame.monotonic, 4)}
+        if frame.utc is not None:
+            line["utc"] = iso_time(frame.utc)
+        if frame.monotonic is not None:
+            line["age"] = round(time.monotonic() - frame.monotonic, 4)
         line |= detection.to_json()
         if self._dropped:
             line["dropped"] = dict(self._dropped(frame.source))

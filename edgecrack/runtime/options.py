@@ -56,6 +56,8 @@ class SourceOptions:
     backoff: tuple[float, float] = (1.0, 30.0)
 
     def __post_init__(self) -> None:
+        if self.size is not None and not isinstance(self.size, FrameSpec):
+            raise SpecError(f"a size is a FrameSpec, got {self.size!r}")
         if self.flip is not None and self.flip not in get_args(Flip):
             raise SpecError(f"a flip is one of {', '.join(get_args(Flip))}, got {self.flip!r}")
         if self.codec is not None and len(self.codec) != 4:
@@ -64,7 +66,7 @@ class SourceOptions:
             raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {self.rate!r}")
         if not 0 <= (self.start or 0) < (float("inf") if self.end is None else self.end):
             raise SpecError(f"start and end are seconds, 0 <= start < end, got {self.start} and {self.end}")
-        if not isinstance(self.every, int) or self.every < 1:
+        if not isinstance(self.every, (int, np.integer)) or self.every < 1:
             raise SpecError(f"every N-th frame wants a whole number from 1, got {self.every!r}")
         if self.first < 0:
             raise SpecError(f"the number of the first frame is 0 or more, got {self.first}")

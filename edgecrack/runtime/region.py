@@ -114,6 +114,8 @@ def parse_region(text: str) -> RegionOfInterest:
 
     Raises SpecError for anything else, and for a polygon that encloses nothing.
     """
+    if not isinstance(text, str):
+        raise SpecError(f"a region is {_HOW}; got {text!r}")
     text = " ".join(text.split())
     rows, corners = _ROWS.fullmatch(text), [_CORNER.fullmatch(word) for word in text.split()]
     found = [rows] if rows else corners

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +69,13 @@ class CountedSource(Source, Protocol):
     def stop(self) -> None:
         """End the iteration at the next frame; does not wait. May be called from any thread or a signal handler."""
 
+    def close(self) -> None:
+        """Release the files or cameras; a second call does nothing."""
 
-Named: TypeAlias = "str | os.PathLike[str] | CountedSource"
-AnySource: TypeAlias = "Named | Source | Sequence[Named] | Iterable[NDArray[np.uint8] | Frame]"
-_NAMED = (str, os.PathLike, CountedSource)
+
+Named: TypeAlias = "str | os.PathLike[str] | int | CountedSource"
+AnySource: TypeAlias = "Named | Source | Sequence[Named] | Iterable[NDArray[Any] | Frame]"
+_NAMED = (str, os.PathLike, int, CountedSource)
 
 
 @overload
@@ -82,8 +85,8 @@ def open_source(source: AnySource, options: SourceOptions = ...) -> Source: ...
 def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
     """Open a file, a camera, several of either, or a Python iterable as a source of frames.
 
-    `source` is an image file, a folder of images, a glob pattern or a video file; a camera: `0` or `/dev/video0`,
-    `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR
+    `source` is an image file, a folder of images, a glob pattern or a video file; a camera: `0`, or that as a number, or
+    `/dev/video0`, `rtsp://`, `http://` (MJPEG), `udp://`, `rtmp://`, `srt://`, `csi://0`, `gst:PIPELINE`, `raw:1920x1080@30` (BGR
     bytes on standard input; without `@30` the writer is made to wait and no frame is dropped); or an iterable that
     yields frames as uint8 (H, W, 3) BGR, or as `Frame` where they have timestamps. An open Source is returned as it is.
 
@@ -96,6 +99,8 @@ def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
     MissingDependency.
     """
     if isinstance(source, Source):
+        if options != _DEFAULT:
+            raise SpecError(f"{source.name} is open already; give the options where it is opened")
         return source
     if isinstance(source, int):  # as OpenCV names cameras
         source = str(source)
@@ -105,6 +110,8 @@ def open_source(source: AnySource, options: SourceOptions = _DEFAULT) -> Source:
         return _open_named(os.fspath(source), options)
     if isinstance(source, (list, tuple)) and source and all(isinstance(part, _NAMED) for part in source):
         return _open_several(source, options)
+    if isinstance(source, (list, tuple)) and any(isinstance(part, Source) for part in source):
+        raise SpecError("several sources are given by name, or as open_source returns them; a Source of your own alone")
     if not isinstance(source, Iterable):
         raise SourceError(f"wanted a source by its name, or frames, got {type(source).__name__}")
     options.check("an iterable of frames", {"flip"})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, SupportsFloat
 
 import cv2
 import numpy as np
@@ -64,6 +64,8 @@ class VideoEncoder(Closing):
     def __init__(self, target: Bytes, rate: float, *, quality: int = 26, preset: str = "ultrafast") -> None:
         """Write to `target`, and close it at the end; see `VideoWriter` for the options."""
         self._rate = check_rate(rate)
+        if not 0 <= quality <= 51:
+            raise SpecError(f"the quality of a video is 0 (best) to 51, got {quality!r}")
         self._options = {"preset": preset, "qp": str(quality)}  # "crf" takes 50 % longer
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
@@ -190,9 +192,9 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 def check_rate(rate: float) -> Fraction:
     """Convert `rate` in frames per second to a fraction, such as 30000/1001. Raises SpecError for an invalid rate."""
-    if not 0.01 <= rate <= 1000:
+    if not isinstance(rate, SupportsFloat) or not 0.01 <= float(rate) <= 1000:  # network cameras tell none
         raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
-    return Fraction(rate).limit_denominator(1001)
+    return Fraction(float(rate)).limit_denominator(1001)
 
 
 def require_av() -> None:

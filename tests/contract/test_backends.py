@@ -338,3 +338,43 @@ for _ in range(8):
         [sys.executable, "-X", "faulthandler", "-c", program, model, name], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np
+from edgecrack.errors import EngineError
+from edgecrack.runtime import open_backend
+path, name, how = sys.argv[1:]
+frames = np.zeros((1, 48, 64, 3), np.uint8)
+backend = open_backend(path, name)
+backend.submit(frames)
+backend.collect()
+if how == "anew":
+    backend.close()
+child = os.fork()
+if not child:
+    signal.alarm(20)  # where it hangs
+    try:
+        if how == "anew":
+            backend = open_backend(path, name)
+        backend.submit(frames)
+        backend.collect()
+    except EngineError as error:
+        print(error, flush=True)
+        backend.close()
+        os._exit(7)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("how", ["inherited", "anew"])
+def test_after_a_fork_nothing_hangs(model, name, how):
+    command = [sys.executable, "-c", FORKED, str(model), name, how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if name == "onnxruntime" and how == "anew":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 7, done.stderr
+        assert "before the process forked; start processes by multiprocessing" in done.stdout

@@ -146,3 +146,21 @@ def test_the_figures_go_through_json(probability):
 def test_the_figures_hold_the_time_of_scaling_back(probability):
     detection = Detection(probability, Fit.of(640, 640, FrameSpec(8, 8)), 0.5)
     assert detection.to_json()["speed"]["postprocess"] > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.full((4, 4), 0.9, np.float32),
+        np.ones((4, 4), bool),
+        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ],
+)
+def test_a_map_that_is_no_probability_is_refused(wrong):
+    with pytest.raises(FrameError, match=r"wanted probabilities, uint8 \(H, W\), got"):
+        Detection.of(wrong, 0.5)
+
+
+def test_a_threshold_of_numpy_can_be_written_as_json():
+    json.dumps(Detection.of(np.zeros((4, 4), np.uint8), np.float32(0.5)).to_json())

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgecrack.errors import SpecError
+from edgecrack.errors import SourceError, SpecError
 from edgecrack.runtime import Detection, Evidence, Frame, MaskImages
 from edgecrack.runtime.evidence import OnlyFinds
 
@@ -178,3 +178,23 @@ def test_a_clip_does_not_reach_over_a_time_without_frames(tmp_path, live):
     assert numbers[-1] == 39
     assert times[-1] == pytest.approx((39 - numbers[0]) / RATE, abs=0.002)
     check_clip(tmp_path / "000070.mp4", 70, 90)
+
+
+def test_recorded_sources_may_take_turns(tmp_path):
+    """As where a program replays what two cameras recorded."""
+    with Evidence(tmp_path, RATE, sources=("left", "right")) as evidence:
+        for index in range(60):
+            for source in ("left", "right"):
+                evidence.write(*seen(index, 5 * (30 <= index < 34), source=source))
+    for source in ("left", "right"):
+        assert names(tmp_path / source, "mp4") == ["000030.mp4"]
+        assert shown(tmp_path / source / "000030.mp4")[1][-1] == 53
+
+
+def test_evidence_that_is_closed_takes_no_more(tmp_path):
+    evidence = Evidence(tmp_path, RATE)
+    evidence.write(*seen(0))
+    evidence.close()
+    with pytest.raises(SourceError, match="it is closed"):
+        evidence.write(*seen(1, 5))
+    assert not names(tmp_path, "mp4")

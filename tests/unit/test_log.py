@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -163,3 +164,13 @@ def test_a_disk_that_fails_behind_our_back_is_an_error_of_the_next_write_or_the_
                 time.sleep(0.01)
     with error:
         file.close()
+
+
+def test_a_time_of_day_without_a_clock_of_ours_is_logged(tmp_path):
+    """As of a frame that a program passes on with its own time stamp."""
+    frame, detection = seen(0)
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        log.write(dataclasses.replace(frame, utc=1.7e9), detection)
+    (line,) = entries(tmp_path / "log.jsonl")
+    assert line["utc"] == "2023-11-14T22:13:20.000Z"
+    assert "age" not in line

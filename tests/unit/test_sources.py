@@ -285,3 +285,41 @@ def test_a_source_that_was_closed_is_not_read_as_an_empty_one(tmp_path, folder):
             assert len(list(source)) == 3
         with pytest.raises(SourceError, match="is closed; open it again"):
             list(source)
+
+
+def test_what_a_program_may_get_wrong_is_told(folder):
+    class Own:
+        name, rate, count = "own", None, None
+
+        def __iter__(self):
+            return iter([grey(0, 20, 30)])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+    with pytest.raises(SpecError, match="a Source of your own alone"):
+        open_source([Own(), Own()])
+    with (
+        open_source(folder) as source,
+        pytest.raises(SpecError, match="is open already; give the options where it is opened"),
+    ):
+        open_source(source, SourceOptions(every=2))
+    with pytest.raises(SpecError, match="a size is a FrameSpec, got"):
+        SourceOptions(size=(480, 640))
+
+
+def test_without_opencv_the_extra_is_named():
+    code = """
+import sys
+sys.modules["cv2"] = None
+import edgecrack
+try:
+    edgecrack.CrackDetector
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MissingDependency cv2 is not installed; pip install 'edgecrack[cpu]'")

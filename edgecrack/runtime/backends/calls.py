@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -15,6 +16,7 @@ from edgecrack.errors import EngineError, FrameError
 from edgecrack.spec import INPUT, OUTPUT, ModelSpec
 
 Answer = NDArray[np.uint8]
+SPAWN = 'start processes by multiprocessing.get_context("spawn") and open the model in each'
 
 
 class Calls(ABC):
@@ -22,6 +24,8 @@ class Calls(ABC):
 
     Methods are serialised by a lock: a close from another thread waits for the call that is being started or collected,
     since it frees what that works on. The lock is not held between a submit and its collect.
+
+    The libraries' threads do not survive a fork, so that a child would wait for them for ever: there, calls are refused.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Calls(ABC):
         self._shape = spec.input_shape
         self._waiting: deque[Callable[[], Answer]] = deque()
         self._closed = False
+        self._process = os.getpid()
         self._lock = threading.RLock()  # reentrant: garbage collection may close a forgotten backend at any time
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
@@ -61,7 +66,8 @@ class Calls(ABC):
             if self._closed:
                 return
             self._closed = True
-            self._release()
+            if self._process == os.getpid():
+                self._release()
             self._waiting.clear()  # not before: a running call still reads the frames kept alive here
 
     @abstractmethod
@@ -75,6 +81,8 @@ class Calls(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError(f"this {self.name} model is closed; open it again")
+        if self._process != os.getpid():
+            raise EngineError(f"this {self.name} model was opened before the process forked; {SPAWN}")
 
 
 def check_io(spec: ModelSpec, ends: dict[str, tuple[str, tuple[object, ...]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecrack.runtime.backends.calls import Answer, Calls, check_io, library_errors
+from edgecrack.errors import EngineError
+from edgecrack.runtime.backends.calls import SPAWN, Answer, Calls, check_io, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
 
 # `import openvino` sends telemetry and stores a client id in the home folder. If its telemetry module cannot be
@@ -26,17 +28,25 @@ else:
 
 
 @cache
-def _core() -> openvino.Core:
-    """The process-wide Core, never freed: its CPU plugin sets a signal stack for the thread that loads it; if another
-    thread frees the Core, that memory is freed but the stack stays set, and the next Ctrl-C would end the process.
+def _core() -> tuple[openvino.Core, int]:
+    """The process-wide Core, never freed, and the process that made it.
+
+    The Core's CPU plugin sets a signal stack for the thread that loads it; if another thread frees the Core, that memory is
+    freed but the stack stays set, and the next Ctrl-C would end the process.
     """
-    return openvino.Core()
+    return openvino.Core(), os.getpid()
 
 
 def compiled(path: Path, **options: str) -> openvino.CompiledModel:
-    """Compile the model for the CPU; only the precision differs from the defaults. Raises what OpenVINO does."""
+    """Compile the model for the CPU; only the precision differs from the defaults.
+
+    Raises what OpenVINO does, and EngineError in the child of a process that used OpenVINO: its threads did not survive.
+    """
+    core, process = _core()
+    if process != os.getpid():
+        raise EngineError(f"OpenVINO was used before the process forked; {SPAWN}")
     # The default precision may be bf16, which makes answers differ between machines.
-    return _core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})
+    return core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})
 
 
 # How many calls run in parallel, sharing the cores. A single one has all cores and is answered soonest; two lose less
