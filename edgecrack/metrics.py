@@ -44,7 +44,7 @@ class Diagonal:
 Tolerance = float | Diagonal  # in pixels, or relative to the frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counts:
     """Pixel counts of one or more frames at the thresholds k/255; those of equal tolerance can be added with `+`.
 

@@ -24,8 +24,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -36,6 +36,7 @@ from gpu_kernel import KernelContext
 from gpu_page import VERDICTS, Page, expect
 from gpu_rates import bare_rate, latencies, mean, noise, rates, seconds
 
+from edgecrack.cli.checks import version_of
 from edgecrack.cuda_probe import Gpu, probe
 from edgecrack.errors import EdgecrackError, EngineError
 from edgecrack.fitting import with_pixels
@@ -100,13 +101,6 @@ def print_machine(gpu: Gpu) -> None:
     print(f"{gpu.name}, compute capability {gpu.compute_capability}, driver of CUDA {gpu.cuda}, {kind}")
     packages = ("cuda-bindings", "pycuda", "tensorrt", "tensorrt-rtx", "numpy", "torch")
     print(", ".join(f"{package} {version_of(package)}" for package in packages), flush=True)
-
-
-def version_of(package: str) -> str:
-    for name in (package, f"{package}-cu13", f"{package}-cu12"):
-        with suppress(PackageNotFoundError):
-            return version(name)
-    return "none"
 
 
 # --- a CUDA library, with a kernel in place of a net

@@ -26,7 +26,8 @@ def checks() -> None:
             typer.echo(f"  {name:<22}{value}")
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
     from importlib.metadata import PackageNotFoundError, version
 
     for name in (package, f"{package}-cu13", f"{package}-cu12"):  # NVIDIA's may be installed for one version of CUDA
@@ -45,7 +46,7 @@ def _versions() -> dict[str, str]:
     return {
         "edgecrack": edgecrack.__version__,
         "python": platform.python_version(),
-    } | {package: _version(package) for package in packages}
+    } | {package: version_of(package) for package in packages}
 
 
 def _machine() -> dict[str, str]:
@@ -107,7 +108,7 @@ def _backends() -> dict[str, str]:
 def _tensorrt() -> str:
     from edgecrack.tensorrt_library import TOO_OLD, is_too_old
 
-    found, version = _one_of(("tensorrt",), "tensorrt-pip", jetsons=True), _version("tensorrt")
+    found, version = _one_of(("tensorrt",), "tensorrt-pip", jetsons=True), version_of("tensorrt")
     if found.startswith("yes") and version[0].isdigit() and is_too_old(version):
         return f"no: {TOO_OLD.format(version)}"
     return found
@@ -172,7 +173,9 @@ def _one_of(modules: tuple[str, ...], extra: str, *, jetsons: bool = False) -> s
 
 
 def _video() -> dict[str, str]:
-    rows = {"H.264 writing": "yes, PyAV" if _version("av") != "not installed" else "no: pip install 'edgecrack[video]'"}
+    rows = {
+        "H.264 writing": "yes, PyAV" if version_of("av") != "not installed" else "no: pip install 'edgecrack[video]'"
+    }
     try:
         import cv2
     except ImportError:

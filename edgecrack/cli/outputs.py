@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,7 +146,7 @@ def _images(
         folders.append(MaskImages(out / "masks", sources=sources, room=room))
     if beginning.is_resumed:
         for folder in folders:
-            folder.resume(beginning.images)
+            folder.resume(chain.from_iterable(images.items() for images in beginning.images))
     share = options.min_crack_share
     return {folder.folder: OnlyFinds(folder, share) if options.only_finds else folder for folder in folders}
 

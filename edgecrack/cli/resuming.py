@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,7 @@ class Beginning:
         is_resumed: whether there is a log that is gone on with.
         done: how many of the sources are done with.
         first: the number of the first frame to come, of the first source that is not, or of the cameras.
-        images: the numbers and names of the image files that the log has.
-        latest: the names of those of the source that is not done with, by their numbers.
+        images: of each source up to that one, the names of the image files that the log has, by their numbers.
         read: bytes of the log that is gone on with, when it was read.
     """
 
@@ -41,8 +39,7 @@ class Beginning:
     is_resumed: bool = False
     done: int = 0
     first: int = 0
-    images: Sequence[tuple[int, str]] = field(default=())
-    latest: Mapping[int, str] = field(default_factory=dict)
+    images: Sequence[Mapping[int, str]] = field(default=())
     read: int = 0
 
     @classmethod
@@ -206,39 +203,59 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
     from edgecrack.images import IMAGE_SUFFIXES
     from edgecrack.runtime.log import entries
 
-    every, sources = beginning.record["every"], len(beginning.record["sources"])
-    done, expected, video = 0, 0, None
-    images: list[tuple[int, str]] = []
-    latest: dict[int, str] = {}
+    every, names = beginning.record["every"], [_names_of(source) for source in beginning.record["sources"]]
+    expected, images = 0, [dict[int, str]()]
     for entry in entries(log):
         if "event" in entry:
             continue
         index, name = entry["index"], entry["source"]
+        while len(images) < len(names) and (name not in names[len(images) - 1] or index < expected):
+            expected = 0
+            images.append({})
         is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
-        if expected and done + 1 < sources and (index < expected or video != (None if is_image else name)):
-            done, expected, latest = done + 1, 0, {}
+        if name not in names[len(images) - 1]:
+            raise SpecError(f"{log} has {name}, which is not there now; give another --out")
         if index < expected or (index > expected and not is_image):
             raise SpecError(f"{log} has frame {index} where {expected} was to come: it was changed; give another --out")
-        expected, video = index + every, None if is_image else name
+        expected = index + every
         if is_image:
-            images.append((index, name))
-            latest[index] = name
-    return replace(beginning, done=done, first=expected, images=images, latest=latest)
+            images[-1][index] = name
+    return replace(beginning, done=len(images) - 1, first=expected, images=images)
+
+
+def _names_of(source: str) -> set[str]:
+    """What the frames of a file, folder or pattern are named by. Raises SourceError."""
+    from edgecrack.runtime import open_source
+    from edgecrack.runtime.in_order import ImageSource
+
+    with open_source(source) as files:
+        return set(map(str, files.paths)) if isinstance(files, ImageSource) else {files.name}
 
 
 def _check_images(source: CountedSource, beginning: Beginning) -> None:
-    """Hold the images that were done to those that are there; those that the log lacks are to be damaged."""
+    """Raise SpecError unless the images of the log are those that are there, and those that it lacks are damaged."""
     from edgecrack.errors import SpecError
-    from edgecrack.images import DamagedImage, read_image
     from edgecrack.runtime.in_order import ImageSource
 
     if not isinstance(source, ImageSource):
         return
+    lacking = set()
     for number in range(0, beginning.first, beginning.record["every"]):
-        name, path = beginning.latest.get(number), source.paths[number % len(source.paths)]
-        if name not in (None, str(path)):
-            raise SpecError(f"image {number} of {source.name} was {name} and is {path} now; give another --out")
+        name, path = beginning.images[-1].get(number), source.paths[number % len(source.paths)]
         if name is None:
-            with suppress(DamagedImage):
-                read_image(path)
-                raise SpecError(f"the log of {source.name} has no {path}: one of them was changed; give another --out")
+            lacking.add(path)
+        elif name != str(path):
+            raise SpecError(f"image {number} of {source.name} was {name} and is {path} now; give another --out")
+    for path in sorted(lacking):
+        if not _is_damaged(path):
+            raise SpecError(f"the log of {source.name} has no {path}: one of them was changed; give another --out")
+
+
+def _is_damaged(path: Path) -> bool:
+    from edgecrack.images import DamagedImage, read_image
+
+    try:
+        read_image(path)
+    except DamagedImage:
+        return True
+    return False

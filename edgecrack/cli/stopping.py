@@ -17,13 +17,17 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within the block SIGTERM raises Terminated, so that nothing is left half-written; one that is ignored stays ignored."""
+    """Within the block SIGTERM raises Terminated, so that nothing is left half-written, and a second one kills.
+
+    A signal that is ignored stays ignored.
+    """
     here = threading.current_thread() is threading.main_thread()  # signals belong to the main thread
     if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
     def raised(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
         raise Terminated
 
     signal.signal(signal.SIGTERM, raised)

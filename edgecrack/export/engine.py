@@ -271,11 +271,20 @@ def _made(target: _Target, make: Callable[..., _T | None], *arguments: object) -
     try:
         made = make(*arguments)
     except TypeError as error:
-        driver = f", and the driver speaks CUDA {target.gpu.cuda}" if target.gpu else ""  # it may be too old
-        raise _failed(target, f"cannot begin: {error}{driver}") from error
+        raise _failed(target, f"cannot begin: {error}{_driver_hint(target.gpu)}") from error
     if made is None:
         raise _failed(target, "cannot begin")
     return made
+
+
+def _driver_hint(gpu: Gpu | None) -> str:
+    """TensorRT does not say when the driver is older than the CUDA version that its package is for."""
+    if gpu is None or int(gpu.cuda.partition(".")[0]) >= 13:
+        return ""
+    return (
+        f"; the driver speaks CUDA {gpu.cuda}, and pip's tensorrt is for CUDA 13: "
+        "update the driver to r580 or newer, or install tensorrt-cu12"
+    )
 
 
 def _failed(target: _Target, what: str) -> BuildError:

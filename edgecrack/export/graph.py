@@ -133,10 +133,11 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
                 raise RuntimeError("torch gave no program")
             model, same = onnxsim.simplify(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        if any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error)):  # torch's lazy imports swallow it
-            raise KeyboardInterrupt from error
-        cause = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
-        raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {cause}") from error
+        for cause in _chain(error):
+            if isinstance(cause, KeyboardInterrupt):  # torch's lazy imports swallow it
+                raise cause from None
+        told = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
+        raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {told}") from error
     if not same:
         raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
     return model

@@ -68,7 +68,7 @@ class Evidence(Closing):
             raise SourceError(f"cannot write into {self.folder}: it is closed")
         label = self._labels.of(frame)
         if label not in self._watches:
-            if frame.monotonic is None:  # files are read one after the other: earlier ones have probably ended
+            if frame.monotonic is None:  # files usually come one after the other: the earlier ones have ended
                 self._finish()
             make_folder(self.folder / label)
             self._watches[label] = _Watch(self.folder / label, self._rate, self._roll, self._longest, self._room)

@@ -85,22 +85,28 @@ class ImageSource(InOrder):
         self.count = None if options.loop else _left(len(paths), options)
 
     def _frames(self) -> Iterator[Frame]:
+        """Raises DamagedImage if a whole pass gives no image."""
         paths = itertools.cycle(self.paths) if self._options.loop else self.paths
+        whole = len(self.paths) if self._options.loop else math.ceil(len(self.paths) / self._options.every)
+        damaged: set[Path] = set()
+        in_a_row = 0
         for index, path in _wanted(enumerate(paths), self._options):
+            if self._stopped:
+                return
             try:
                 image = read_image(path)
             except DamagedImage as error:
-                self._drop_damaged(index, error)
+                self.read += 1
+                self.dropped["damaged"] += 1
+                in_a_row += 1
+                if in_a_row == whole:
+                    raise
+                if path not in damaged:  # in a loop it comes again
+                    _log.warning("%s; it is dropped", error)
+                damaged.add(path)
             else:
+                in_a_row = 0
                 yield Frame(image, index, None, str(path))
-
-    def _drop_damaged(self, index: int, error: DamagedImage) -> None:
-        self.read += 1
-        self.dropped["damaged"] += 1
-        if self.read == self.dropped["damaged"] == math.ceil(len(self.paths) / self._options.every):  # none is any good
-            raise error
-        if index < len(self.paths):  # in a loop it is damaged each time
-            _log.warning("%s; it is dropped", error)
 
 
 class VideoSource(InOrder):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgecrack.errors import SpecError
+from edgecrack.images import DamagedImage
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.live import LiveSource
 
 if TYPE_CHECKING:
     from edgecrack.runtime.sources import CountedSource
+
+_log = logging.getLogger("edgecrack")
 
 
 def together(sources: Sequence[CountedSource]) -> CountedSource:
@@ -60,10 +64,20 @@ class FilesInTurn(Closing):
         return sum((part.dropped for part in self.parts), Counter())
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError or FrameError, naming what cannot be read; later sources are then not read."""
+        """Raises SourceError or FrameError, naming what cannot be read; later sources are then not read.
+
+        Images of which none can be decoded are passed over, unless there is nothing else.
+        """
+        error = None
         for part in self.parts:
             with part:
-                yield from part
+                try:
+                    yield from part
+                except DamagedImage as damaged:
+                    error = damaged
+                    _log.warning("%s; it is dropped", damaged)
+        if error and self.read == self.dropped["damaged"]:
+            raise error
 
     def stop(self) -> None:
         """End the iteration at the next frame; does not wait. May be called from any thread or a signal handler."""

@@ -192,7 +192,7 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 def check_rate(rate: float) -> Fraction:
     """Convert `rate` in frames per second to a fraction, such as 30000/1001. Raises SpecError for an invalid rate."""
-    if not isinstance(rate, SupportsFloat) or not 0.01 <= float(rate) <= 1000:  # network cameras tell none
+    if not isinstance(rate, SupportsFloat) or not 0.01 <= float(rate) <= 1000:  # network cameras report none
         raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
     return Fraction(float(rate)).limit_denominator(1001)
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -364,14 +364,12 @@ def _interrupted_after() -> Iterator[None]:
         yield
         return
     caught: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in handlers.items() if callable(handler)}  # others end the process
-    for number in before:
-        signal.signal(number, lambda got, _: caught.append(got))
-    try:
+    with ExitStack() as restored:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):  # one that is not Python's would end the process, and none can be restored
+                restored.callback(signal.signal, number, handler)
+                signal.signal(number, lambda got, _: caught.append(got))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for first in caught[:1]:
-        signal.raise_signal(first)
+    if caught:
+        signal.raise_signal(caught[0])

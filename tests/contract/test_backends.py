@@ -378,3 +378,31 @@ def test_after_a_fork_nothing_hangs(model, name, how):
     else:
         assert done.returncode == 7, done.stderr
         assert "before the process forked; start processes by multiprocessing" in done.stdout
+
+
+FORKED_MEANWHILE = """
+import os, signal, sys, threading, time
+import numpy as np
+from edgecrack.errors import EngineError
+from edgecrack.runtime import open_backend
+path, name = sys.argv[1:]
+backend = open_backend(path, name)
+backend._lock.acquire()  # as by another thread that is in a call
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    def call():
+        try:
+            backend.submit(np.zeros((1, 48, 64, 3), np.uint8))
+        except EngineError:
+            backend.close()
+            os._exit(7)
+    threading.Thread(target=call).start()
+    time.sleep(30)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_lock_that_another_thread_had_at_the_fork_is_not_waited_for(model, name):
+    command = [sys.executable, "-c", FORKED_MEANWHILE, str(model), name]
+    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 7

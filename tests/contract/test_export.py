@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
+from edgecrack.cli.stopping import Terminated
 from edgecrack.errors import AccuracyError, ExportError, SpecError
 from edgecrack.export.graph import exportable, onnx_from_model, reference_from_model
 from edgecrack.export.parity import Parity, check_half, enforce, parity
@@ -383,3 +384,19 @@ def test_a_graph_whose_spec_cannot_be_read_is_named(tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(SpecError, match=r"net\.onnx: not a model spec"):
         read_onnx(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, Terminated])
+def test_an_interrupt_that_torch_swallows_is_still_one(nets, tmp_path, monkeypatch, interrupt):
+    def swallowed(*arguments, **options):
+        try:
+            raise interrupt
+        except KeyboardInterrupt as error:
+            raise torch.onnx.errors.OnnxExporterError("of another kind") from error
+
+    monkeypatch.setattr(torch.onnx, "export", swallowed)
+    net, spec = nets["msfnet"]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        onnx_from_model(net, spec, tmp_path / "net.onnx")
+    assert caught.type is interrupt
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from waiting import wait_until
 
 from edgecrack.cli import app
-from edgecrack.errors import FrameError, SourceError, SourceLost, SpecError
+from edgecrack.errors import SourceError, SourceLost, SpecError
 from edgecrack.runtime import Account, CrackDetector, JsonLines, SourceOptions, open_backend, open_source
 from edgecrack.spec import FrameSpec, ModelSpec
 
@@ -279,14 +279,21 @@ def test_a_file_that_cannot_be_read_ends_the_run_before_it_begins(video, tmp_pat
         open_source([video, tmp_path / "torn.avi"])
 
 
-def test_a_file_that_turns_out_damaged_ends_the_run_there(video, folder, tmp_path):
+def test_an_image_that_turns_out_damaged_is_passed_over(video, folder, tmp_path, caplog):
     (tmp_path / "torn.png").write_bytes(b"no image")
-    frames = []
-    source = open_source([video, tmp_path / "torn.png", folder])
-    with source, pytest.raises((SourceError, FrameError), match=r"torn\.png"):
-        frames.extend(source)
-    assert [frame.index for frame in frames] == list(range(7))
-    assert (source.read, source.dropped) == (8, {"damaged": 1})
+    with open_source([video, tmp_path / "torn.png", folder]) as source:
+        frames = list(source)
+    assert [frame.index for frame in frames] == [*range(7), *range(len(frames) - 7)]
+    assert len(frames) > 7
+    assert (source.read, source.dropped) == (len(frames) + 1, {"damaged": 1})
+    assert [message for message in caplog.messages if "torn.png is not an image" in message]
+
+
+def test_images_of_which_none_can_be_decoded_are_refused(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with open_source([tmp_path / "a.png", tmp_path / "b.png"]) as source, pytest.raises(SourceError, match=r"b\.png"):
+        list(source)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,24 @@ def test_an_image_that_is_damaged_is_so_in_each_pass_of_a_loop_and_said_once(fol
     assert len(caplog.messages) == 1
 
 
+def test_in_a_loop_that_skips_images_each_that_is_damaged_is_named_once(folder, caplog):
+    """Every second of three: a, c, b, a and so on."""
+    for name in ("a.jpg", "b.png"):
+        (folder / name).write_bytes(b"junk")
+    with open_source(folder, SourceOptions(loop=True, every=2)) as source:
+        assert [frame.index for frame, _ in zip(source, range(4), strict=False)] == [2, 8, 14, 20]
+    assert [message.split(" is ")[0].rpartition("/")[2] for message in caplog.messages] == ["a.jpg", "b.png"]
+
+
+def test_a_loop_whose_images_are_all_lost_meanwhile_ends(folder):
+    frames = iter(open_source(folder, SourceOptions(loop=True)))
+    assert next(frames).index == 0
+    for name in ("a.jpg", "b.png", "c.bmp"):
+        (folder / name).write_bytes(b"junk")
+    with pytest.raises(SourceError, match="is not an image"):
+        next(frames)
+
+
 @pytest.mark.parametrize("options", [{}, {"loop": True}, {"every": 2}])
 def test_a_folder_without_an_image_that_can_be_decoded_is_refused(folder, options):
     for name in ("a.jpg", "b.png", "c.bmp"):

@@ -41,6 +41,7 @@ class Calls(ABC):
 
     def submit(self, frames: NDArray[np.uint8]) -> None:
         """Start a call on uint8 (N, H, W, C); see `Backend.submit`."""
+        self._check_process()
         with self._lock:
             self._check_open()
             if len(self._waiting) >= self.depth:
@@ -52,6 +53,7 @@ class Calls(ABC):
 
     def collect(self) -> Answer:
         """Wait for the oldest call and return its answer; see `Backend.collect`."""
+        self._check_process()
         with self._lock:
             self._check_open()
             if not self._waiting:
@@ -62,12 +64,14 @@ class Calls(ABC):
 
     def close(self) -> None:
         """Wait for the calls in flight, discard their answers and release the model; a second call does nothing."""
+        if self._process != os.getpid():  # nor can the lock be waited for: another thread may have held it at the fork
+            self._closed = True
+            return
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            if self._process == os.getpid():
-                self._release()
+            self._release()
             self._waiting.clear()  # not before: a running call still reads the frames kept alive here
 
     @abstractmethod
@@ -81,6 +85,8 @@ class Calls(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError(f"this {self.name} model is closed; open it again")
+
+    def _check_process(self) -> None:
         if self._process != os.getpid():
             raise EngineError(f"this {self.name} model was opened before the process forked; {SPAWN}")
 
