@@ -9,7 +9,8 @@ pins=$(cd "$(dirname "$0")/.." && pwd)/constraints.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"${pip[@]}" install --quiet --no-deps -c "$pins" --target "$work/headers" nvidia-cuda-runtime
+# not among the pins: torch's CUDA build wants another one
+"${pip[@]}" install --quiet --no-deps --target "$work/headers" nvidia-cuda-runtime==13.5.37
 header=$(find "$work/headers" -path '*/include/cuda.h')
 # a header that NVIDIA has no wheel for
 cat >"$(dirname "$header")/cudaProfiler.h" <<'HEADER'

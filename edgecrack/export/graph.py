@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -114,6 +115,14 @@ def _fold(block: nn.Sequential) -> None:
             block[index], block[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
+def _flatten_biases(model: ModelProto) -> None:
+    """Make the biases of convolutions one-dimensional: onnxsim 0.7.1 to 0.7.3 folds what it adds as (1, C, 1, 1)."""
+    biases = {node.input[2] for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 2}
+    for tensor in model.graph.initializer:
+        if tensor.name in biases and len(tensor.dims) != 1:
+            tensor.dims[:] = [math.prod(tensor.dims)]
+
+
 def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
     model: ModelProto
     try:
@@ -138,6 +147,7 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
                 raise cause from None
         told = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
         raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {told}") from error
+    _flatten_biases(model)
     if not same:
         raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
     return model

@@ -12,13 +12,14 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
 from edgecrack.cli.stopping import Terminated
 from edgecrack.errors import AccuracyError, ExportError, SpecError
+from edgecrack.export import graph
 from edgecrack.export.graph import exportable, onnx_from_model, reference_from_model
 from edgecrack.export.parity import Parity, check_half, enforce, parity
 from edgecrack.export.precision import fp16_from_onnx
@@ -400,3 +401,18 @@ def test_an_interrupt_that_torch_swallows_is_still_one(nets, tmp_path, monkeypat
         onnx_from_model(net, spec, tmp_path / "net.onnx")
     assert caught.type is interrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_biases_of_convolutions_have_one_dimension():
+    """Of four, ONNX Runtime takes them up to 1.23, and OpenVINO does not."""
+    weights = [
+        numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "kernel"),
+        numpy_helper.from_array(np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1), "bias"),
+        numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "scale"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("x", "y")]
+    nodes = [helper.make_node("Conv", ["x", "kernel", "bias"], ["z"]), helper.make_node("Mul", ["z", "scale"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "net", ends[:1], ends[1:], weights))
+    graph._flatten_biases(model)
+    assert [list(tensor.dims) for tensor in model.graph.initializer] == [[3, 3, 1, 1], [3], [1, 3, 1, 1]]
+    assert numpy_helper.to_array(model.graph.initializer[1]).tolist() == [0, 1, 2]

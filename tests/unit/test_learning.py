@@ -299,5 +299,5 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 open_fabric("cpu")
-print(*(faults() for _ in range(4)))
+print(*(faults() for _ in range(10)))
 """
