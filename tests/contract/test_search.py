@@ -71,7 +71,7 @@ def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: P
     for point in ("gamma1=-0.07", "gamma1=0.0"):
         recipe = stored_recipe(tmp_path / point / "best.safetensors")
         assert recipe is not None
-        assert recipe.loss == {"gamma1": float(point.partition("=")[2])}
+        assert recipe.loss == {"gamma1": float(point.partition("=")[2]), "gamma2": -0.07}
     wrong = here("search", "--data", roads, *SMALL, "--grid", "colour=1,2", "-o", tmp_path / "x")
     assert wrong.returncode == 1
     assert "aelf-unet has no switch 'colour'" in wrong.stderr
