@@ -9,14 +9,12 @@ import sys
 import threading
 import weakref
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from edgecrack import tensorrt_library as loading
 from edgecrack.calibration.frames import CalibrationFrames
 from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import measure_ranges
@@ -346,68 +344,6 @@ def test_the_workspace_is_a_part_of_a_memory_that_is_shared(monkeypatch):
     for free in (100_000 << 20, 0):  # 0: the system does not say
         monkeypatch.setattr(engine, "available_memory", lambda free=free: free)
         assert engine._affordable(None, 0, shared=True) == 1024
-
-
-class _Config:
-    """Stands in for the builder's configuration where it decides on a timing cache."""
-
-    def __init__(self, takes):
-        self.takes, self.set = takes, []
-
-    def create_timing_cache(self, stored):
-        return None if stored == b"junk" else stored
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        self.set.append((cache, ignore_mismatch))
-        return cache in self.takes
-
-
-@pytest.mark.parametrize(
-    ("stored", "used"), [(b"", b""), (b"of this GPU", b"of this GPU"), (b"of another GPU", b""), (b"junk", b"")]
-)
-def test_a_timing_cache_of_another_gpu_or_junk_is_ignored_with_a_word(stored, used, caplog):
-    config = _Config(takes=(b"", b"of this GPU"))
-    assert engine._timing_cache(config, stored) == used
-    assert config.set[-1] == (used, False)
-    assert ("the timing cache is ignored" in caplog.text) == (stored != used)
-
-
-def test_measurements_that_tensorrt_cannot_tell_are_none():
-    assert engine._measurements(SimpleNamespace(serialize=lambda: None)) == b""
-    assert engine._measurements(None) == b""
-
-
-@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")  # it measures nothing
-def test_the_real_configuration_takes_a_timing_cache():
-    builder = rtx.Builder(engine.tensorrt_logger(rtx))
-    config = builder.create_builder_config()
-    cache = engine._timing_cache(config, b"")
-    again = engine._timing_cache(config, bytes(memoryview(cache.serialize())))
-    assert bytes(memoryview(again.serialize()))
-
-
-def test_engines_for_rtx_are_built_so_that_graphs_can_be_captured():
-    config = rtx.Builder(engine.tensorrt_logger(rtx)).create_builder_config()
-    target = engine._Target("tensorrt_rtx", rtx.__version__, ("SM86", "SM89"), None, 1024, None)
-    engine._choose_capabilities(rtx, config, target)
-    assert config.get_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    assert config.num_compute_capabilities == 2
-
-
-def test_a_driver_that_is_too_old_for_tensorrt_is_told():
-    """TensorRT only warns of it, and its bindings raise a TypeError without a reason."""
-    loading.clear_errors()
-    gpu = Gpu(0, "GPU", "8.6", "12.4", False, 8)
-
-    def builder():
-        logger = engine.tensorrt_logger(rtx)
-        logger.log(rtx.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
-        raise TypeError("factory function returned nullptr")
-
-    wanted = "nullptr; the driver speaks CUDA 12.4, .* or install tensorrt-cu12: CUDA initialization failure"
-    with pytest.raises(BuildError, match=wanted):
-        engine._made(engine._Target("tensorrt", "11.0", (), gpu, 1024, None), builder)
-    loading.clear_errors()
 
 
 def test_the_record_is_readable_json_with_the_spec_inside(files, tmp_path):

@@ -14,20 +14,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from roads import Roads
 
 from edgecrack.cli.stopping import terminable
-from edgecrack.dataset import LabelledFrame
 from edgecrack.errors import EdgecrackError, SpecError, TrainingError
-from edgecrack.fitting import Fit
-from edgecrack.metrics import counts, f_score
-from edgecrack.models import MODELS, build_model, rgb_from_frames
+from edgecrack.metrics import f_score
+from edgecrack.models import MODELS, rgb_from_frames
 from edgecrack.models.checkpoint import load_checkpoint, load_tensors
 from edgecrack.spec import FrameSpec, ModelSpec, threshold_level
 from edgecrack.training.data import Frames
 from edgecrack.training.fit import Trainer
 from edgecrack.training.losses import LOSSES
 from edgecrack.training.recipes import FAST, Recipe
-from edgecrack.training.validation import CAUTION, probability, score
+from edgecrack.training.validation import CAUTION, score
 
 NARROW = {"aelf-unet": 0.05, "cacpnet": 0.0625, "msfnet": 0.125, "scnet": 0.05}
 TINY = {"steps": 5, "batch": 2, "crop": FrameSpec(32, 32), "warm_up": 2}
@@ -37,24 +36,6 @@ TINY = {"steps": 5, "batch": 2, "crop": FrameSpec(32, 32), "warm_up": 2}
 def _one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-
-
-class Roads:
-    """Four frames of a dark line on grey, in memory."""
-
-    def __init__(self, name: str = "roads", first: int = 0, size: tuple[int, int] = (40, 50)) -> None:
-        self.name, self.first, self.size = name, first, size
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        rng = np.random.default_rng(self.first + index)
-        drawn = np.zeros(self.size, np.uint8)
-        ends = rng.integers(0, min(self.size), (2, 2)).astype(np.int32)
-        cv2.polylines(drawn, [ends], False, 1, 3)
-        image = rng.normal(150, 8, (*self.size, 3)) - 90 * drawn[:, :, None]
-        return LabelledFrame(f"{self.name}-{index}", image.clip(0, 255).astype(np.uint8), drawn > 0)
 
 
 def trainer(
@@ -353,52 +334,3 @@ def test_the_loss_goes_down_on_what_is_seen_again_and_again(tmp_path: Path, name
     before = loss()
     training.run(lambda _: None)
     assert loss() < 0.7 * before
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 50), (70, 1), (5, 7)])
-def test_a_probability_is_the_frames_own_size_whatever_the_stride(height: int, width: int) -> None:
-    torch.manual_seed(0)
-    net = build_model(ModelSpec("scnet", 0.05)).eval()
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    with torch.no_grad():
-        found = probability(net, image)
-        below, right = -height % 32, -width % 32
-        padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
-        logits = net(net.prepare(rgb_from_frames(torch.from_numpy(padded)[None])))
-    assert found.dtype == np.uint8
-    assert found.shape == (height, width)
-    wanted = (torch.sigmoid(logits)[0, 0].numpy() * 255).round()[:height, :width]
-    np.testing.assert_allclose(found, wanted, atol=1)
-
-
-def test_a_net_is_scored_as_the_runtime_shows_it_a_frame_of_another_size() -> None:
-    torch.manual_seed(0)
-    net = build_model(ModelSpec("msfnet", 0.125)).eval()
-    frames, size = Roads(), FrameSpec(32, 32)
-    fit = Fit.of(*frames[0].image.shape[:2], size)
-    with torch.inference_mode():
-        expected = fit.undo(probability(net, fit.apply(frames[0].image)))
-        np.testing.assert_array_equal(probability(net, frames[0].image, size), expected)
-    own, fitted = score(net, [frames])["roads"], score(net, [frames], frame=size)["roads"]
-    assert (own.truth, own.pixels) == (fitted.truth, fitted.pixels)  # of the frames, not of what the net was shown
-    assert not np.array_equal(own.predicted, fitted.predicted)
-
-
-def test_scores_are_pooled_by_set_and_frames_without_masks_passed_over() -> None:
-    class Unlabelled(Roads):
-        def __getitem__(self, index: int) -> LabelledFrame:
-            frame = super().__getitem__(index)
-            return LabelledFrame(frame.name, frame.image, frame.mask if index == 3 else None)
-
-    torch.manual_seed(0)
-    net = build_model(ModelSpec("msfnet", 0.125))
-    sets: list[Frames] = [Roads(), Unlabelled("some", 7)]
-    found = score(net, sets)
-    assert not net.training
-    assert found["roads"].pixels == 4 * 40 * 50
-    assert found["some"].pixels == 40 * 50
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        frame = sets[1][3]
-        assert frame.mask is not None
-        one = counts(probability(net, frame.image), frame.mask, 2.0)
-    assert np.array_equal(found["some"].predicted_hit, one.predicted_hit)
