@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecrack.calibration.frames import CalibrationFrames
@@ -24,7 +23,6 @@ from edgecrack.export.graph import exportable, onnx_from_model, reference_from_m
 from edgecrack.export.parity import Parity, check_half, enforce, parity
 from edgecrack.export.precision import fp16_from_onnx
 from edgecrack.models import MODELS, build_model
-from edgecrack.models.blocks import fused, upsample
 from edgecrack.onnx_graph import NET, read_onnx, write_onnx
 from edgecrack.rendering import rendered_frame
 from edgecrack.spec import METADATA_KEY, FrameSpec, ModelSpec
@@ -204,19 +202,6 @@ def test_memory_that_is_not_there_is_one_line(nets, tmp_path):
     net, spec = nets["msfnet"]
     with pytest.raises(ExportError, match="could not export this net"):
         onnx_from_model(net, dataclasses.replace(spec, batch=10**9), tmp_path / "net.onnx")
-
-
-@pytest.mark.parametrize("scale", [1, 2, 4, 8, 16])
-def test_upsampling_by_convolution_is_bilinear(scale):
-    x = torch.randn(2, 1, 5, 3, generator=torch.Generator().manual_seed(0))
-    wanted = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(upsample(x, scale), wanted, atol=1e-6, rtol=0)
-
-
-def test_maps_are_fused_as_the_convolution_would():
-    torch.manual_seed(0)
-    fuse, maps = torch.nn.Conv2d(4, 1, 1), [torch.randn(2, 1, 5, 3) for _ in range(4)]
-    torch.testing.assert_close(fused(maps, fuse), fuse(torch.cat(maps, 1)), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgecrack.models import AELFUNet, CACPNet, CrackNet, MSFNet, SCNet
+from edgecrack.models.blocks import fused, upsample
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +254,16 @@ def test_the_gate_of_scnet_feeds_back_only_where_it_is_on_the_main_path() -> Non
             for values in first.response.parameters():
                 values.zero_()  # the way round through the enhancement encoder is closed
         assert torch.equal(net.stages(x)[5], deepest) == (not gate_main)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8, 16])
+def test_upsampling_by_convolution_is_bilinear(scale: int) -> None:
+    x = torch.randn(2, 1, 5, 3, generator=torch.Generator().manual_seed(0))
+    wanted = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsample(x, scale), wanted, atol=1e-6, rtol=0)
+
+
+def test_maps_are_fused_as_the_convolution_would() -> None:
+    torch.manual_seed(0)
+    fuse, maps = torch.nn.Conv2d(4, 1, 1), [torch.randn(2, 1, 5, 3) for _ in range(4)]
+    torch.testing.assert_close(fused(maps, fuse), fuse(torch.cat(maps, 1)), atol=1e-6, rtol=0)
