@@ -30,7 +30,9 @@ class DurableFile(Closing):
         self._closed = threading.Event()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb" if anew else "ab", buffering=0)
+            if anew:
+                self.path.open("wb").close()
+            self._file = self.path.open("ab", buffering=0)  # "wb" would leave a hole after a write that failed
             for folder in list(self.path.absolute().parents)[:2]:  # or a power cut could lose their directory entries
                 with suppress(PermissionError):
                     _sync_folder(folder)
@@ -61,19 +63,14 @@ class DurableFile(Closing):
         self._closed.set()
         self._thread.join()
         try:
-            if self._error:
-                raise self._error  # fsync reports it only once
-            _sync(self._file.fileno())
+            try:
+                if self._error:
+                    raise self._error  # fsync reports it only once
+                _sync(self._file.fileno())
+            finally:
+                with self._lock:
+                    self._file.close()  # some file systems report a failed write only here
         except OSError as error:
-            raise unwritable(self.path, error) from error
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        try:
-            with self._lock:
-                self._file.close()
-        except OSError as error:  # some file systems report a failed write only on close
             raise unwritable(self.path, error) from error
 
     def _add(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -61,6 +62,7 @@ class Sinks(Closing):
         self.lost: dict[str, str] = {}
         self.on_event: Callable[[Event], None] = lambda event: None
         self._sinks: dict[str, Sink] = {}
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -112,11 +114,15 @@ class Sinks(Closing):
             self._leave_out(name, sink, error)
 
     def _leave_out(self, name: str, sink: Sink, error: SourceError) -> None:
-        self.lost[name] = str(error)
+        reason = str(error)
+        with self._lock:
+            if name in self.lost:  # a mark, from another thread, met the same error
+                return
+            self.lost[name] = reason
         _log.warning("%s; going on without it", error)
         with suppress(SourceError):
             sink.__exit__()
-        event = Event("left out", name, time.time(), {"reason": str(error)})
+        event = Event("left out", name, time.time(), {"reason": reason})
         self.write_event(event)
         self.on_event(event)
 

@@ -63,9 +63,7 @@ class VideoEncoder(Closing):
 
     def __init__(self, target: Bytes, rate: float, *, quality: int = 26, preset: str = "ultrafast") -> None:
         """Write to `target`, and close it at the end; see `VideoWriter` for the options."""
-        self._rate = check_rate(rate)
-        if not 0 <= quality <= 51:
-            raise SpecError(f"the quality of a video is 0 (best) to 51, got {quality!r}")
+        self._rate = _check(rate, quality)
         self._options = {"preset": preset, "qp": str(quality)}  # "crf" takes 50 % longer
         self._frame: FrameSpec | None = None
         self._stream: VideoStream | None = None
@@ -157,9 +155,9 @@ class VideoWriter(VideoEncoder):
         time and file size: "veryfast" takes three times as long as "ultrafast" and saves a third of the file.
 
         Raises MissingDependency without PyAV, SourceError when the file cannot be written, SpecError for an invalid
-        rate.
+        rate or quality.
         """
-        check_rate(rate)
+        _check(rate, quality)  # before there is a file
         require_av()
         self.path = Path(path)
         super().__init__(DurableFile(path, anew=True), rate, quality=quality, preset=preset)
@@ -195,6 +193,12 @@ def check_rate(rate: float) -> Fraction:
     if not isinstance(rate, SupportsFloat) or not 0.01 <= float(rate) <= 1000:  # network cameras report none
         raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {rate!r}")
     return Fraction(float(rate)).limit_denominator(1001)
+
+
+def _check(rate: float, quality: int) -> Fraction:
+    if not 0 <= quality <= 51:
+        raise SpecError(f"the quality of a video is 0 (best) to 51, got {quality!r}")
+    return check_rate(rate)
 
 
 def require_av() -> None:

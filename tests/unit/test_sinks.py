@@ -1,4 +1,5 @@
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -322,6 +323,45 @@ def test_a_line_of_a_camera_has_its_time_in_utc_and_its_age(tmp_path, monkeypatc
         "reason": "the stream ended",
     }
     assert third == {"event": "summary", "captured": 9, "processed": 6, "dropped": {"newer": 2}, "failed": 1}
+
+
+def test_what_is_written_after_a_failure_leaves_no_hole(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with DurableFile(tmp_path / "clip.mp4", anew=True) as file:
+        file.write(b"first")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))  # as on a full disk a part of it is taken
+        try:
+            with pytest.raises(SourceError):
+                file.write(b"second")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        file.write(b"third")
+    assert (tmp_path / "clip.mp4").read_bytes() == b"firstthird"
+
+
+def test_a_sink_that_fails_for_two_threads_is_left_out_once(tmp_path, caplog):
+    class Log(JsonLines):
+        def write(self, frame, detection):
+            sinks.write_event(Event("marked", "camera", 0.0, {}))  # as from the page, meanwhile
+            raise SourceError("the disk is full")
+
+        def write_event(self, event):
+            raise SourceError("the disk is full")
+
+    told = []
+    with Sinks() as sinks:
+        sinks.on_event = told.append
+        sinks.add("log", Log(tmp_path / "log.jsonl"))
+        sinks.write(*live(0, 0.0))
+    assert [event.name for event in told] == ["left out"]
+    assert caplog.text.count("the disk is full") == 1
+
+
+def test_a_quality_that_cannot_be_leaves_the_video_that_is_there(tmp_path):
+    (tmp_path / "road.mp4").write_bytes(b"a video")
+    with pytest.raises(SpecError, match="quality"):
+        VideoWriter(tmp_path / "road.mp4", 30, quality=99)
+    assert (tmp_path / "road.mp4").read_bytes() == b"a video"
 
 
 def test_an_interrupt_while_a_line_is_written_leaves_no_part_of_it(tmp_path, monkeypatch):
