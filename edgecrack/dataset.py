@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import FrameError, MissingDependency, SourceError
-from edgecrack.images import IMAGE_SUFFIXES, list_images, read_image, read_mask
+from edgecrack.images import is_image_name, list_images, read_image, read_mask
 from edgecrack.layouts import find_pairs
 
 
@@ -153,7 +153,7 @@ def open_images(path: str | os.PathLike[str], split: str | None = None, *, witho
     """
     path = Path(path).resolve()
     pairs = find_pairs(path, split)
-    alone = [image for image, _ in pairs.unpaired if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()]
+    alone = [image for image, _ in pairs.unpaired if is_image_name(image) and image.is_file()]
     images = tuple(image for image in sorted({*pairs.images, *alone}) if image.resolve() not in without)
     return Dataset(path.stem if path.is_file() else path.name, images, None, pairs.layout)
 

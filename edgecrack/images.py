@@ -15,6 +15,11 @@ from edgecrack.files import write_atomic
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
+def is_image_name(path: str | os.PathLike[str]) -> bool:
+    """Whether the suffix is that of an image, in upper or lower case."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
 class DamagedImage(SourceError):
     """A file that was read but not decoded: it is truncated, or not an image."""
 
@@ -72,7 +77,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise SourceError(f"cannot read {folder}: {error.strerror or error}") from error
     if there is None:
         raise SourceError(f"no folder {folder}")
-    found = [path for path in there if path.suffix.lower() in IMAGE_SUFFIXES and _is_visible(path)]
+    found = [path for path in there if is_image_name(path) and _is_visible(path)]
     if not found:
         raise SourceError(f"no image in {folder}; wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found

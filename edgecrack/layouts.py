@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from edgecrack.errors import SourceError
-from edgecrack.images import IMAGE_SUFFIXES, list_images
+from edgecrack.images import is_image_name, list_images
 
 SPLITS = ("train", "val", "test")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".mat", ".jpg", ".jpeg")  # in order of preference
@@ -191,7 +191,7 @@ def _joined(parts: list[Pairs]) -> Pairs:
 def _lists_pairs(listing: Path) -> bool:
     """Whether a list pairs images with masks, as those of CRACK500 do."""
     first = _text(listing).strip().split("\n", 1)[0].split()
-    return len(first) == 2 and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in first)
+    return len(first) == 2 and all(map(is_image_name, first))
 
 
 def _from_lists(path: Path, lists: tuple[str, ...], split: str | None) -> Pairs:

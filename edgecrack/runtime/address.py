@@ -8,7 +8,6 @@ from edgecrack.errors import SpecError
 
 # Up to the last @, not the first: cameras ship with passwords that contain @ and /, and users do not escape them.
 _USER = re.compile(r"(?<=://)[^\n]*@")
-_USER_IN_PIPELINE = re.compile(r"(?<=://)(?:[^\"'\n]*@(?=[^\"'\n]*[\"'])|\S*@)")  # within quotes it may hold blanks
 _SECRET = re.compile(
     r"(?i)((?:\b[up]|\bsid|pas\w*|pwd?|psk|user?(?:-?id|-?name|-?pw)?|login|usr|token|bearer|jwt|secret|key|auth\w*|ticket|"
     r"\w*session\w*|credential\w*|cookies?|extra-headers|sig(?:nature)?|streamid)\s*=\s*)"
@@ -25,21 +24,20 @@ def redacted(source: str) -> str:
     Hides everything before an @ in a URL, and the values of fields such as `password=`, `token=` and `user-pw=`. Errs
     on the side of hiding too much.
     """
-    user, fields = _USER, 0
     if scheme_of(source) == "gst":
-        user = _USER_IN_PIPELINE
+        fields = 0
     elif host := _HOST_FIRST.match(source):
         fields = host.end()
         source = source[:fields] + _PAIR.sub("***", source[fields - 1 :])[1:]
     else:
         fields = len(source)
     source = source[:fields] + _SECRET.sub(r"\1***", source[fields:])  # first: their values may contain an @
-    return _SECRET.sub(r"\1***", user.sub("***@", source))
+    return _SECRET.sub(r"\1***", _USER.sub("***@", source))
 
 
 def redacted_path(path: str) -> str:
-    """Return `path`, which may be a mistyped URL, safe for a message: text before an @ that follows a : is hidden."""
-    return redacted(re.sub(r"(?s)^.*:.*@", "***@", path))
+    """Return `path`, which may be a URL, also a mistyped one, safe for a message: text before an @ after a : is hidden."""
+    return redacted(path if scheme_of(path) else re.sub(r"(?s)^.*:.*@", "***@", path))
 
 
 def check_url(url: str) -> None:

@@ -76,7 +76,7 @@ class OpenCvConnection:
 
 
 def _open_v4l2(source: str, options: SourceOptions) -> OpenCvConnection:
-    device = f"/dev/video{source}" if source.isdigit() else source
+    device = f"/dev/video{source}" if source.isdigit() else re.sub("(?i)^v4l2://", "", source)  # as GStreamer writes it
     if not os.path.exists(device):  # noqa: PTH110 (a device; if missing, OpenCV would write to stderr)
         raise SourceError(f"there is no {device}")
     asked = []

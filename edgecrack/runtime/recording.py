@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from edgecrack.errors import SourceError
-from edgecrack.images import IMAGE_SUFFIXES
+from edgecrack.images import is_image_name
 from edgecrack.runtime.address import redacted, scheme_of
 from edgecrack.runtime.camera import Event
 from edgecrack.runtime.closing import Closing
@@ -61,7 +61,7 @@ def _collide(one: str, other: str) -> bool:
 
 def is_image(frame: Frame) -> bool:
     """Whether `frame` is a single image file, not one of many frames of its source."""
-    return frame.monotonic is None and Path(frame.source).suffix.lower() in IMAGE_SUFFIXES
+    return frame.monotonic is None and is_image_name(frame.source)
 
 
 class Clock:

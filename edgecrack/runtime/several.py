@@ -11,6 +11,7 @@ from edgecrack.errors import SpecError
 from edgecrack.images import DamagedImage
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
+from edgecrack.runtime.in_order import PipeSource
 from edgecrack.runtime.live import LiveSource
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ _log = logging.getLogger("edgecrack")
 def together(sources: Sequence[CountedSource]) -> CountedSource:
     """Join `sources`, none of which has been read yet, into one source, which closes them.
 
-    Raises SpecError for a mix of cameras and files: files can wait for their turn, cameras cannot.
+    Raises SpecError for a mix of cameras and files: files can wait for their turn, cameras cannot. A pipe is read alone.
     """
+    for source in sources:
+        if isinstance(source, PipeSource):
+            raise SpecError(
+                f"{source.name} is standard input, which is read alone; run the other sources by themselves"
+            )
     cameras = [source for source in sources if isinstance(source, LiveSource)]
     if not cameras:
         return FilesInTurn(sources)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import FrameError, SourceError, SpecError
-from edgecrack.images import IMAGE_SUFFIXES, list_images
+from edgecrack.images import IMAGE_SUFFIXES, is_image_name, list_images
 from edgecrack.runtime.account import Counted
-from edgecrack.runtime.address import redacted, redacted_path, scheme_of, trimmed
+from edgecrack.runtime.address import redacted_path, scheme_of, trimmed
 from edgecrack.runtime.connections import SCHEMES, camera_described, open_camera
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.in_order import ImageSource, IterableSource, PipeSource, VideoSource
@@ -125,7 +125,7 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
         raise SpecError("several sources are read once, not in a loop")
     for source, count in Counter(map(_place, sources)).items():
         if count > 1:
-            raise SpecError(f"wanted several sources, got one twice: {redacted(source)}")
+            raise SpecError(f"wanted several sources, got one twice: {redacted_path(source)}")
     with ExitStack() as opened:
         parts = [opened.enter_context(open_source(source, options)) for source in sources]
         for part in parts:
@@ -139,7 +139,10 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
 def _place(source: Named) -> str:
     """A canonical name for a source, however its path is written."""
     text = str(source)
-    return text if isinstance(source, CountedSource) or scheme_of(text) else str(Path(text).resolve())
+    if isinstance(source, CountedSource):
+        return text
+    scheme = scheme_of(text)
+    return "standard input" if scheme == "raw" else text if scheme else os.path.realpath(text)
 
 
 def _open_named(source: str, options: SourceOptions) -> CountedSource:
@@ -178,7 +181,7 @@ def _open_files(text: str, options: SourceOptions) -> CountedSource:
     if not text:
         raise SourceError('the source is empty; wanted a file, folder, pattern or camera ("." is this folder)')
     path = Path(text)
-    if path.is_file() and not _is_image(path):
+    if path.is_file() and not is_image_name(path):
         options.check("a video file", {"flip", "loop", "start", "end"})
         return VideoSource(path, options)
     options.check("a source of images", {"flip", "loop"})
@@ -189,12 +192,8 @@ def _open_files(text: str, options: SourceOptions) -> CountedSource:
     if not glob.has_magic(text):
         raise SourceError(f"no file or folder {redacted_path(text)}")
     matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
-    found = sorted(match for match in map(Path, matches) if _is_image(match))
+    found = sorted(match for match in map(Path, matches) if is_image_name(match))
     if not found:
         wanted = f"wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}; videos are given one by one, each as a source"
         raise SourceError(f"no image matches {redacted_path(text)}; {wanted}")
     return ImageSource(text, found, options)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES

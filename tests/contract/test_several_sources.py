@@ -133,7 +133,7 @@ def test_cameras_are_watched_by_a_list_in_python_and_leave_no_thread(cameras, mo
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("edgecrack")]
     for camera in cameras:
         camera.kill()
-    assert threading.active_count() <= before
+    wait_until(lambda: threading.active_count() <= before)  # the cameras' own too
 
 
 def test_cameras_with_options_of_their_own_are_joined(cameras):
@@ -303,6 +303,9 @@ def test_images_of_which_none_can_be_decoded_are_refused(tmp_path):
         (["VIDEO", "VIDEO"], {}, r"got one twice: .*drive\.avi"),
         (["VIDEO", "RELATIVE"], {}, r"got one twice: .*drive\.avi"),
         (["rtsp://u:secret@127.0.0.1:9/a"] * 2, {}, r"got one twice: rtsp://\*\*\*@127.0.0.1:9/a"),
+        (["rtsp:/u:secret@h/a"] * 2, {}, r"got one twice: \*\*\*@h/a"),
+        (["raw:64x48@30", "raw:32x24@30"], {}, "got one twice: standard input"),
+        (["raw:64x48", "VIDEO"], {}, "raw:64x48 is standard input, which is read alone"),
         (["VIDEO", "FOLDER"], {"loop": True}, "read once, not in a loop"),
         (["rtsp://127.0.0.1:9/a", "http://127.0.0.1:9"], {"codec": "MJPG"}, "rtsp takes no codec"),
     ],
@@ -312,6 +315,23 @@ def test_sources_that_do_not_go_together_are_refused(video, folder, sources, opt
     with pytest.raises(SpecError, match=message) as caught:
         open_source([files.get(source, source) for source in sources], SourceOptions(**options))
     assert "secret" not in str(caught.value)
+
+
+def test_a_link_to_itself_is_one_line(tmp_path, folder):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SourceError, match=r"^no file or folder [^\n]*loop$"):
+        open_source([str(tmp_path / "loop"), str(folder)])
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_run_and_named_as_it_is(model, folder, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/road\xff"
+    shutil.copytree(folder, os.fsdecode(odd))
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", odd, "--out", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is UTF-8
+    for options in (["--dry-run"], ["--source", folder]):
+        done = subprocess.run([*command, *options], capture_output=True, env=environment, timeout=300)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        assert odd in done.stdout
 
 
 def test_a_video_is_held_open_while_it_is_its_turn_only(video, tmp_path):

@@ -47,6 +47,10 @@ from edgecrack.runtime.address import check_url, redacted, redacted_path, scheme
             "gst:souphttpsrc location=http://h/1 cookies=*** extra-headers=*** ! fakesink",
         ),
         ('gst:rtspsrc user-pw="a \\" b" ! fakesink', "gst:rtspsrc user-pw=*** ! fakesink"),
+        (
+            "gst:rtspsrc location=rtsp://admin:s@-'ecret@h/1 ! fakesink",
+            "gst:rtspsrc location=rtsp://***@h/1 ! fakesink",
+        ),
     ],
 )
 def test_passwords_are_not_shown(source, shown):
@@ -61,6 +65,7 @@ def test_passwords_are_not_shown(source, shown):
         ("rtsp:/admin:secret@10.0.0.5/live", "***@10.0.0.5/live"),
         ("admin:se@cret@10.0.0.5/live", "***@10.0.0.5/live"),
         ("admin:my secret@10.0.0.5/live?token=secret", "***@10.0.0.5/live?token=***"),
+        ("rtsp://admin:secret@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
     ],
 )
 def test_nor_are_those_of_an_address_that_was_mistyped(path, shown):
