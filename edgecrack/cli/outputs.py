@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +135,7 @@ def _images(
 ) -> dict[Path, Sink]:
     """The folders of overlays, where the source is no video, and of masks."""
     from edgecrack.runtime import MaskImages, OverlayImages
-    from edgecrack.runtime.evidence import OnlyFinds
+    from edgecrack.runtime.evidence import OnlyFinds, is_find
 
     sources = beginning.names(road)
     folders: list[OverlayImages | MaskImages] = []
@@ -144,10 +143,13 @@ def _images(
         folders.append(OverlayImages(out / "overlay", sources=sources, room=room))
     if options.masks:
         folders.append(MaskImages(out / "masks", sources=sources, room=room))
-    if beginning.is_resumed:
-        for folder in folders:
-            folder.resume(chain.from_iterable(images.items() for images in beginning.images))
     share = options.min_crack_share
+    logged = (item for images in beginning.images for item in images.items())
+    written = [
+        (number, image.name) for number, image in logged if not options.only_finds or is_find(image.crack_share, share)
+    ]
+    for folder in folders:
+        folder.resume(written)
     return {folder.folder: OnlyFinds(folder, share) if options.only_finds else folder for folder in folders}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecrack.cli.outputs import LOG
 
@@ -20,6 +20,13 @@ _RECORD = "run.json"
 _FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
 
 
+class LoggedImage(NamedTuple):
+    """An image file in a log."""
+
+    name: str
+    crack_share: float  # not rounded, as in a run
+
+
 @dataclass(frozen=True)
 class Beginning:
     """Where a run begins, and what it is.
@@ -30,7 +37,7 @@ class Beginning:
         is_resumed: whether there is a log that is gone on with.
         done: how many of the sources are done with.
         first: the number of the first frame to come, of the first source that is not, or of the cameras.
-        images: of each source up to that one, the names of the image files that the log has, by their numbers.
+        images: of each source up to that one, the image files that the log has, by their numbers.
         read: bytes of the log that is gone on with, when it was read.
     """
 
@@ -39,7 +46,7 @@ class Beginning:
     is_resumed: bool = False
     done: int = 0
     first: int = 0
-    images: Sequence[Mapping[int, str]] = field(default=())
+    images: Sequence[Mapping[int, LoggedImage]] = field(default=())
     read: int = 0
 
     @classmethod
@@ -69,7 +76,8 @@ class Beginning:
         """Raise SourceError where the log has grown since it was read: its last frames would come twice."""
         from edgecrack.errors import SourceError
 
-        if self.is_resumed and (self.out / LOG).stat().st_size != self.read:
+        log = self.out / LOG
+        if self.is_resumed and (log.stat().st_size if log.is_file() else 0) != self.read:
             raise SourceError(f"another run wrote into {self.out} until now; give the same command again")
 
     def settle(self) -> None:
@@ -178,9 +186,18 @@ def _check_same(log: Path, before: Mapping[str, Any] | None, record: Mapping[str
     for name, value in record.items():
         if before.get(name) != value:
             raise SpecError(
-                f"{log} is of another run: {name} was {before.get(name)!r} and is {value!r}; "
+                f"{log} is of another run: {name} was {_shown(before.get(name))} and is {_shown(value)}; "
                 "give the same again, or another --out"
             )
+
+
+def _shown(value: object) -> str:
+    """`value` for a message; a source may be a mistyped URL, with a password."""
+    from edgecrack.runtime.address import redacted_path
+
+    return repr(
+        [redacted_path(each) if isinstance(each, str) else each for each in value] if isinstance(value, list) else value
+    )
 
 
 def _next_number(log: Path) -> int:
@@ -190,7 +207,7 @@ def _next_number(log: Path) -> int:
     """
     from edgecrack.runtime.log import entries
 
-    pictures = (path.stem for kind in ("masks", "evidence") for path in (log.parent / kind).rglob("*"))
+    pictures = (path.stem for kind in _FOLDERS for path in (log.parent / kind).rglob("*"))
     numbers = [int(stem) for stem in pictures if stem.isdecimal()]
     return 1 + max((*numbers, *(entry.get("index", entry.get("last", -1)) for entry in entries(log))), default=-1)
 
@@ -200,26 +217,30 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
     from dataclasses import replace
 
     from edgecrack.errors import SpecError
-    from edgecrack.images import IMAGE_SUFFIXES
+    from edgecrack.images import is_image_name
     from edgecrack.runtime.log import entries
 
     every, names = beginning.record["every"], [_names_of(source) for source in beginning.record["sources"]]
-    expected, images = 0, [dict[int, str]()]
+    expected, images = 0, [dict[int, LoggedImage]()]
     for entry in entries(log):
         if "event" in entry:
             continue
-        index, name = entry["index"], entry["source"]
+        try:
+            index, name = entry["index"], entry["source"]
+            share = entry["crack_pixels"] / (entry["height"] * entry["width"])
+        except KeyError as missing:
+            raise SpecError(f"{log} has a frame without its {missing}: it was changed; give another --out") from missing
         while len(images) < len(names) and (name not in names[len(images) - 1] or index < expected):
             expected = 0
             images.append({})
-        is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
+        is_image = is_image_name(name)
         if name not in names[len(images) - 1]:
             raise SpecError(f"{log} has {name}, which is not there now; give another --out")
         if index < expected or (index > expected and not is_image):
             raise SpecError(f"{log} has frame {index} where {expected} was to come: it was changed; give another --out")
         expected = index + every
         if is_image:
-            images[-1][index] = name
+            images[-1][index] = LoggedImage(name, share)
     return replace(beginning, done=len(images) - 1, first=expected, images=images)
 
 
@@ -241,11 +262,11 @@ def _check_images(source: CountedSource, beginning: Beginning) -> None:
         return
     lacking = set()
     for number in range(0, beginning.first, beginning.record["every"]):
-        name, path = beginning.images[-1].get(number), source.paths[number % len(source.paths)]
-        if name is None:
+        image, path = beginning.images[-1].get(number), source.paths[number % len(source.paths)]
+        if image is None:
             lacking.add(path)
-        elif name != str(path):
-            raise SpecError(f"image {number} of {source.name} was {name} and is {path} now; give another --out")
+        elif image.name != str(path):
+            raise SpecError(f"image {number} of {source.name} was {image.name} and is {path} now; give another --out")
     for path in sorted(lacking):
         if not _is_damaged(path):
             raise SpecError(f"the log of {source.name} has no {path}: one of them was changed; give another --out")

@@ -72,7 +72,7 @@ class Evidence(Closing):
                 self._finish()
             make_folder(self.folder / label)
             self._watches[label] = _Watch(self.folder / label, self._rate, self._roll, self._longest, self._room)
-        self._watches[label].write(frame, detection, is_find(detection, self._share))
+        self._watches[label].write(frame, detection, is_find(detection.crack_share, self._share))
         if self._room:
             self._room.keep()
 
@@ -97,7 +97,7 @@ class OnlyFinds(Closing):
 
     def write(self, frame: Frame, detection: Detection) -> None:
         """Pass on a find; raises what the other sink raises."""
-        if is_find(detection, self._share):
+        if is_find(detection.crack_share, self._share):
             self._sink.write(frame, detection)
 
     def close(self) -> None:
@@ -105,9 +105,9 @@ class OnlyFinds(Closing):
         self._sink.__exit__()
 
 
-def is_find(detection: Detection, share: float) -> bool:
-    """Whether crack makes up at least `share` of the frame, and at least one pixel."""
-    return detection.crack_pixels > 0 and detection.crack_share >= share
+def is_find(crack_share: float, least: float) -> bool:
+    """Whether crack makes up at least the share `least` of the frame, and at least one pixel."""
+    return 0 < crack_share >= least
 
 
 def check_share(share: float) -> float:

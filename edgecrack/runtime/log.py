@@ -84,14 +84,14 @@ def entries(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     Raises SourceError, naming the line, for a file that is not a log.
     """
     path = Path(path)
-    if not path.exists():
-        return
     try:
+        if not path.exists():
+            return
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 entry = _parsed(line)
-                if entry is None and line.endswith(b"\n"):
-                    raise SourceError(f"line {number} of {path} is not JSON: it is no log, or was changed")
+                if line.endswith(b"\n") and (entry is None or not entry.keys() & {"event", "index"}):
+                    raise SourceError(f"line {number} of {path} is not of a log: it is no log, or was changed")
                 if entry is not None:
                     yield entry
     except OSError as error:
@@ -110,9 +110,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _mend(path: Path) -> None:
     """Remove an incomplete last line, as a kill or a power cut leaves it."""
-    if not path.is_file() or not path.stat().st_size:
-        return
     try:
+        if not path.is_file() or not path.stat().st_size:
+            return
         with path.open("r+b") as file:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 end = content.rfind(b"\n") + 1

@@ -30,6 +30,7 @@ _log = logging.getLogger("edgecrack")
 _KEPT = 1000  # messages queued while the broker is away: about 300 kB
 _PAUSE = 1.0  # minimum seconds between two finds of a source
 _FLUSH = 0.5  # seconds allowed for the last messages on close
+_LONGEST = 60_000  # bytes of a topic: MQTT allows 65,535, and its kind of message is added
 _PATIENCE = 1.0  # seconds allowed for the thread to end
 
 
@@ -59,9 +60,11 @@ class Broker:
             raise SpecError("a broker is mqtt://USER:PASSWORD@HOST:PORT/TOPIC or mqtts://..., got something else")
         secure = found[1].lower() == "mqtts"
         user, colon, password = (found[2] or "").partition(":")
+        if password and not user:
+            raise SpecError("a broker is mqtt://USER:PASSWORD@HOST:PORT/TOPIC, got a password without its user")
         topic = (found[5] or "").strip("/") or "edgecrack"
-        if re.search("[+#\0]", topic):
-            raise SpecError(f"a topic to publish to holds no + and no #, got {topic!r}")
+        if re.search("[+#\0\ud800-\udfff]", topic) or len(topic.encode()) > _LONGEST:
+            raise SpecError(f"a topic to publish to is UTF-8, not long, and holds no + and no #, got {topic[:80]!r}")
         port = int(found[4] or (8883 if secure else 1883))
         secret = unquote(password) if colon else None
         return cls(found[3].strip("[]"), port, topic, secure, unquote(user) or None, secret)
@@ -124,7 +127,7 @@ class MqttMessages(Closing):
         """Publish the frame if it is a find and the source's last one was sent at least a second ago."""
         now = time.monotonic()
         due = now - self._found.get(frame.source, -_PAUSE) >= _PAUSE
-        if not due or not is_find(detection, self._share):
+        if not due or not is_find(detection.crack_share, self._share):
             return
         self._found = {source: sent for source, sent in self._found.items() if now - sent < _PAUSE}
         self._found[frame.source] = now

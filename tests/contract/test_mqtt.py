@@ -314,6 +314,7 @@ def test_the_parts_of_an_address(url, expected):
         "me:sesame@host:1883",
         "mqtt://me:my sesame@host:99999",
         "mqtt://broker..local",
+        "mqtt://:sesame@host",
     ],
 )
 def test_an_address_that_cannot_be(url):
@@ -322,7 +323,7 @@ def test_an_address_that_cannot_be(url):
     assert "sesame" not in str(refused.value)
 
 
-@pytest.mark.parametrize("topic", ["a/+/b", "#", "a\0"])
+@pytest.mark.parametrize("topic", ["a/+/b", "#", "a\0", "road\udcff", "x" * 65_530])
 def test_a_topic_that_cannot_be_published_to(topic):
     with pytest.raises(SpecError, match="no \\+ and no #"):
         Broker.parse(f"mqtt://me:sesame@host/{topic}")

@@ -246,6 +246,7 @@ def test_of_hidden_files_only_what_a_kill_left_of_ours_is_removed(edgecrack, tmp
         (["--every", 2], "every was 1 and is 2"),
         (["--threshold", 0.9], "threshold was 0.4 and is 0.9"),
         (["--roi", "rows:0-0.5"], "roi was None and is 'rows:0-0.5'"),
+        (["--source", "rtsp:/admin:secret@cam"], r"sources was \['[^\n]*road.mp4'\] and is \['[^\n]*', '\*\*\*@cam'\]"),
     ],
 )
 def test_another_run_does_not_go_on_with_a_log(edgecrack, tmp_path, video, options, told):
@@ -315,6 +316,9 @@ def test_a_log_that_was_changed_is_not_gone_on_with(edgecrack, tmp_path, folder)
     path.write_bytes(b"".join(lines[4:6] + lines[:4]))
     with pytest.raises(SpecError, match=r"has frame 1 where 8 was to come: it was changed"):
         edgecrack("--source", folder, "--resume")
+    path.write_bytes(lines[0] + b'{"index": 1, "source": "b.png"}\n')
+    with pytest.raises(SpecError, match=r"has a frame without its 'crack_pixels': it was changed"):
+        edgecrack("--source", folder, "--resume")
     path.write_bytes(b"".join(lines[:9]))
     (folder / "000.jpg").write_bytes((folder / "001.png").read_bytes())
     with pytest.raises(SpecError, match=r"image 1 of [^\n]* was [^\n]* and is [^\n]* now"):
@@ -379,6 +383,26 @@ def test_a_camera_goes_on_after_pictures_that_reached_the_disk_before_their_line
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert _next_number(tmp_path / "log.jsonl") == 13
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay" / "000020.jpg").touch()  # of a pipe without a rate
+    assert _next_number(tmp_path / "log.jsonl") == 21
+
+
+def test_masks_of_finds_are_named_as_in_a_single_run(edgecrack, tmp_path):
+    """Two folders have images of the same names: what tells them apart is which of them are finds."""
+    for folder, values in {"a": (20, 200), "b": (200, 200)}.items():
+        (tmp_path / folder).mkdir()
+        for index, value in enumerate(values):
+            cv2.imwrite(str(tmp_path / folder / f"{index}.png"), np.full((48, 64, 3), value, np.uint8))
+    command = ["--source", tmp_path / "a", "--source", tmp_path / "b", "--masks", "--save-when", "cracks"]
+    edgecrack(*command)
+    out = tmp_path / "out"
+    whole = masks_of(out)
+    assert sorted(whole) == ["masks/0.png", "masks/1-000001.png", "masks/1.png"]
+    for left in (1, 2, 3):
+        cut(out, left)
+        edgecrack(*command, "--resume")
+        assert masks_of(out) == whole
 
 
 def test_a_folder_that_cannot_be_looked_into_is_one_line(model, folder, tmp_path):

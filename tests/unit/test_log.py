@@ -110,11 +110,20 @@ def test_every_place_at_which_a_log_can_be_cut_leaves_its_whole_lines(tmp_path):
         assert lines == [*range(done), 9]
 
 
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    path = tmp_path / ("x" * 300)
+    with pytest.raises(SourceError, match=r"^cannot write [^\n]*: File name too long$"):
+        JsonLines(path)
+    with pytest.raises(SourceError, match=r"^cannot read [^\n]*: File name too long$"):
+        list(entries(path))
+
+
 def test_a_file_that_is_no_log_is_refused_by_its_line(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_text('{"index": 0}\nhello\n{"index": 1}\n')
-    with pytest.raises(SourceError, match=r"^line 2 of [^\n]*log\.jsonl is not JSON: [^\n]*$"):
-        list(entries(path))
+    for line in ("hello", "{}", "7"):
+        path.write_text(f'{{"index": 0}}\n{line}\n{{"index": 1}}\n')
+        with pytest.raises(SourceError, match=r"^line 2 of [^\n]*log\.jsonl is not of a log: [^\n]*$"):
+            list(entries(path))
     assert list(entries(tmp_path / "none.jsonl")) == []
 
 
