@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -85,6 +86,8 @@ def main(arguments: list[str] | None = None) -> Any:
 
     An expected failure is one line on stderr; anything else is a bug and shows its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 come out as they are
     try:
         app(arguments)
     except EdgecrackError as error:

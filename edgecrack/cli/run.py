@@ -191,6 +191,6 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
     written = [
         str(path) for one in whole for path in ([one] if one.exists() else sorted(one.parent.glob(f"{one.stem}-*.mp4")))
     ]
-    typer.echo(f"written: {', '.join(written)}".encode(errors="backslashreplace").decode())
+    typer.echo(f"written: {', '.join(written)}")
     for name in sinks.lost:
         typer.echo(f"not written to the end: {name}")

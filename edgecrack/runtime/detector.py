@@ -117,10 +117,11 @@ class CrackDetector(Closing):
 
         `source` is anything that `open_source` takes, including several cameras. A batch is filled with the tiles or
         frames that come next; with cameras, only with frames that have already arrived. With an iterable of frames, a
-        detection is yielded only after one or two more frames have been read, which are not copied: yield a new array
-        for each (`buffer.copy()`), and call `run` if you need each detection at once. The stream may be left or closed at
-        any time; it then closes the source, which ends the threads of its cameras. From another thread, end it by the
-        `stop` of what `open_source` returns. An error of the source is raised after the frames before it have been yielded.
+        detection is yielded only after the frames of one or two more calls have been read, which are not copied: yield
+        a new array for each (`buffer.copy()`), and call `run` if you need each detection at once. The stream may be left
+        or closed at any time; it then closes the source, which ends the threads of its cameras. From another thread, end
+        it by the `stop` of what `open_source` returns. An error of the source is raised after the frames before it have
+        been yielded.
         Raises SourceError, FrameError, EngineError and SpecError, the last when the region of interest lies outside a
         frame; if that is because a camera's frames changed size, they are dropped instead.
         """

@@ -34,6 +34,8 @@ class Door(Closing):
         host, port = _parsed(address)
         if token is not None and len(token) < _SHORTEST:
             raise SpecError(f"a token for the page has at least {_SHORTEST} characters, got {len(token)}")
+        if token is not None and not token.isprintable():
+            raise SpecError("a token for the page is text that can be typed: no control characters, and UTF-8")
         self.socket = _listening(host, port, address)
         bound, port = self.socket.getsockname()[:2]
         made_up = token is None and not ip_address(bound).is_loopback

@@ -112,7 +112,7 @@ class ImageSource(InOrder):
 class VideoSource(InOrder):
     """A video file, read through OpenCV's FFmpeg.
 
-    Frames that cannot be decoded are dropped as "damaged" and get no index.
+    Packets that cannot be decoded are dropped as "damaged" and get no index.
 
     Attributes:
         truncated_at: the number of frames decoded, if the file declares more; None otherwise.

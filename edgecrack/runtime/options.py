@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -64,14 +65,16 @@ class SourceOptions:
             raise SpecError(f"a camera's codec has four letters, such as MJPG, got {self.codec!r}")
         if self.rate is not None and not 0.01 <= self.rate <= 1000:
             raise SpecError(f"a frame rate is between 0.01 and 1000 a second, got {self.rate!r}")
-        if not 0 <= (self.start or 0) < (float("inf") if self.end is None else self.end):
+        if not 0 <= (self.start or 0) < (math.inf if self.end is None else self.end):
             raise SpecError(f"start and end are seconds, 0 <= start < end, got {self.start} and {self.end}")
         if not isinstance(self.every, (int, np.integer)) or self.every < 1:
             raise SpecError(f"every N-th frame wants a whole number from 1, got {self.every!r}")
         if self.first < 0:
             raise SpecError(f"the number of the first frame is 0 or more, got {self.first}")
-        if not (self.staleness > 0 and self.timeout > 0 and 0 < self.backoff[0] <= self.backoff[1]):
-            raise SpecError("staleness, timeout and backoff are seconds above 0")
+        if not (
+            self.staleness > 0 and 0 < self.timeout < math.inf and 0 < self.backoff[0] <= self.backoff[1] < math.inf
+        ):
+            raise SpecError("staleness, timeout and backoff are seconds above 0, the last two finite")
         if self.max_reconnects is not None and self.max_reconnects < 0:
             raise SpecError(f"the number of reconnects is 0 or more, got {self.max_reconnects}")
 

@@ -60,6 +60,7 @@ async function show(data) {
 
 async function tell(state) {
   alarm(state.troubles.map((trouble) => `Not recorded: ${trouble}`).join("; "));
+  while (tiles.length > state.sources.length) tiles.pop().root.remove(); // of a run before, with more cameras
   state.sources.forEach((source, number) => tellSource(tile(number), source));
   if (!wanted && performance.now() - moved > 1500) setSlider(state.threshold);
   by("slider").disabled = false;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -33,7 +34,7 @@ try:
     from starlette.applications import Starlette
     from starlette.datastructures import Headers
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route, WebSocketRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketClose, WebSocketDisconnect
@@ -132,7 +133,7 @@ class Page(Closing):
         )
 
     async def _show(self, request: Request) -> Response:
-        name, kind = _FILES[request.url.path]
+        name, kind = _FILES[request.scope["path"]]  # not request.url, which older versions take from the Host header
         return Response(_read(name), media_type=kind)
 
     async def _set_threshold(self, request: Request) -> Response:
@@ -141,7 +142,7 @@ class Page(Closing):
             self._detector.threshold = float(given)
         except (SpecError, ValueError):
             return PlainTextResponse(f"wanted value=, a number in (0, 1], got {given!r}", 400)
-        return JSONResponse({"threshold": self._detector.threshold})
+        return _json({"threshold": self._detector.threshold})
 
     async def _mark_place(self, request: Request) -> Response:
         events = [_marked(newest[1]) for newest in self._readings.newest() if newest]
@@ -151,8 +152,8 @@ class Page(Closing):
             for event in events:
                 self._mark(event)
         except SourceError as error:
-            return PlainTextResponse(str(error), 507)
-        return JSONResponse([event.to_json() for event in events])
+            return PlainTextResponse(str(error).encode(errors="backslashreplace"), 507)
+        return _json([event.to_json() for event in events])
 
     async def _watch(self, viewer: WebSocket) -> None:
         await viewer.accept()
@@ -163,7 +164,7 @@ class Page(Closing):
                 while not self._server.should_exit:
                     if time.monotonic() - told >= _TOLD:
                         told = time.monotonic()
-                        await viewer.send_json(self._state())
+                        await viewer.send_text(json.dumps(self._state()))
                         break
                     if picture := self._pictures.after(shown):
                         await viewer.send_bytes(picture)
@@ -273,6 +274,10 @@ async def _asks(viewer: WebSocket) -> bool:
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))
     return True
+
+
+def _json(content: object) -> Response:
+    return Response(json.dumps(content), media_type="application/json")  # Starlette's own fails for names not in UTF-8
 
 
 def _read(name: str) -> bytes:

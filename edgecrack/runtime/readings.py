@@ -43,7 +43,6 @@ class Reading:
             stages.
         silence: seconds since the newest frame was processed; None before the first.
         dropped: number of frames dropped so far, excluding those not requested (`SourceOptions.every`).
-        index: index of the newest frame; None before the first.
         crack_share: fraction of crack pixels in the newest frame, 0..1; None before the first.
     """
 
@@ -55,7 +54,6 @@ class Reading:
     latency: float
     silence: float | None
     dropped: int
-    index: int | None
     crack_share: float | None
 
 
@@ -77,8 +75,7 @@ class _Dial:
         self.times.append(now)
         self.newest = frame, detection
         self.crack_share = detection.crack_share
-        live = frame.monotonic is not None
-        self.latency = 1e3 * (now - frame.monotonic) if live and frame.monotonic else sum(detection.speed.values())
+        self.latency = sum(detection.speed.values()) if frame.monotonic is None else 1e3 * (now - frame.monotonic)
         if self.state == "waiting":  # files and pipes have no events
             self.state = "connected"
 
@@ -98,7 +95,6 @@ class _Dial:
             latency=self.latency,
             silence=now - self.times[-1] if self.times else None,
             dropped=sum(count for cause, count in dict(self.source.dropped).items() if cause != "every"),
-            index=self.newest and self.newest[0].index,
             crack_share=self.crack_share,
         )
 

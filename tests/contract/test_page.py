@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import socket
 import threading
 import time
@@ -34,9 +35,10 @@ TOKEN = "not-a-secret-at-all"  # noqa: S105
 class Run:
     """A page with what it shows: `show` is what a run does with a frame."""
 
-    def __init__(self, model, folder, token=None, address="0"):
+    def __init__(self, model, folder, token=None, address="0", name="frames"):
         self.detector = CrackDetector(model)
         self.source = open_source([np.zeros((48, 64, 3), np.uint8)])
+        self.source.name = name
         self.readings = Readings.of(self.source)
         self.marks = []
         self.door = Door(address, token)
@@ -61,7 +63,7 @@ class Run:
 
 @pytest.fixture
 def begin(model, tmp_path):
-    """Open a page: `begin(token=None, address="0")`."""
+    """Open a page: `begin(token=None, address="0", name="frames")`."""
     runs = []
 
     def call(**options):
@@ -130,6 +132,15 @@ def test_a_mark_says_when_and_where(begin):
     assert (status, json.loads(text)) == (200, [event.to_json()])
 
 
+def test_a_name_that_is_not_utf_8_is_shown_and_marked(begin):
+    run = begin(name=os.fsdecode(b"road\xff"))
+    run.show(10)
+    with run.watch() as viewer:
+        assert state(viewer)["sources"][0]["name"] == "road\udcff"
+    status, _, text = ask(run.url + "mark", "POST")
+    assert (status, json.loads(text)[0]["source"]) == (200, "road\udcff")
+
+
 def test_a_mark_that_cannot_be_written_is_not_called_one(begin, monkeypatch):
     run = begin()
     run.show(10)
@@ -154,7 +165,6 @@ def test_what_is_told(begin):
         assert {
             "name": "frames",
             "state": "connected",
-            "index": 7,
             "dropped": 3,
             "crack_share": 1.0,
         }.items() <= source.items()

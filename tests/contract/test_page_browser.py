@@ -121,6 +121,12 @@ def test_a_run_that_ended_is_told_from_a_picture_that_stands_still(watched, brow
     wait_until(lambda: text(browser, "#marked") == "NOT marked: no connection")
 
 
+def test_a_run_with_fewer_cameras_leaves_no_picture_of_the_one_before(watched, browser):
+    browser.execute_script("tile(1)")  # as of a second camera
+    assert len(browser.find_elements("css selector", "section")) == 2
+    wait_until(lambda: len(browser.find_elements("css selector", "section")) == 1)
+
+
 def test_a_token_is_asked_for_in_the_browser(start_page, camera, browser):
     _, url = start_page("--source", camera.url, "--live-token", TOKEN)
     browser.get(url)

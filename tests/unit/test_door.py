@@ -141,6 +141,12 @@ def test_a_token_that_is_too_short():
         Door("0", "1234")
 
 
+@pytest.mark.parametrize("token", ["12345678\udcff", "1234\n5678"])
+def test_a_token_that_cannot_be_typed(token):
+    with pytest.raises(SpecError, match="text that can be typed"):
+        Door("0", token)
+
+
 def test_a_port_in_use_and_an_address_of_another_machine():
     with Door("0") as door:
         port = urlsplit(door.url).port

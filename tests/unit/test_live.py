@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -344,6 +345,8 @@ def test_frames_are_flipped_as_asked(flip, corner):
         {"start": 5, "end": 5},
         {"staleness": 0},
         {"backoff": (2, 1)},
+        {"backoff": (1, math.inf)},
+        {"timeout": math.inf},
         {"max_reconnects": -1},
     ],
 )
