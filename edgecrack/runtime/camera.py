@@ -153,7 +153,7 @@ class Camera:
     @property
     def has_fresh(self) -> bool:
         """Whether a frame is waiting that is not stale."""
-        return bool(self._waiting) and not self._is_stale(self._waiting[-1])
+        return bool(self._waiting) and not self.is_stale(self._waiting[-1])
 
     @property
     def has_news(self) -> bool:
@@ -171,7 +171,7 @@ class Camera:
 
     def take_events(self) -> list[Event]:
         """Return the events since the last call, after dropping stale frames, or all of them once stopped."""
-        while self._waiting and (self._stopped or self._is_stale(self._waiting[0])):
+        while self._waiting and (self._stopped or self.is_stale(self._waiting[0])):
             self._drop(self._waiting.popleft().index, "stopped" if self._stopped else "stale")
         events = list(self._events)
         self._events.clear()
@@ -267,7 +267,8 @@ class Camera:
             )
         self._drop(self._waiting.popleft().index, "newer")
 
-    def _is_stale(self, frame: Frame) -> bool:
+    def is_stale(self, frame: Frame) -> bool:
+        """Whether `frame` is older than `SourceOptions.staleness`; never where no frame may be dropped."""
         age = time.monotonic() - (frame.monotonic or 0.0)
         return self.drops and age > self._options.staleness
 

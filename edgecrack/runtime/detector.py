@@ -172,7 +172,7 @@ class CrackDetector(Closing):
         pending: deque[_PendingFrame] = deque()
         in_flight: deque[list[_PendingFrame]] = deque()
         pieces, end = self._pieces(frames, pending), None
-        fresh = isinstance(frames, LiveSource) and frames.drops
+        fresh = frames if isinstance(frames, LiveSource) and frames.drops else None
         depth = 1 if fresh else self.backend.depth
         self._needs_drain = True
         try:
@@ -184,7 +184,13 @@ class CrackDetector(Closing):
                     end = end or self._fill(in_flight, pieces, depth)
                 while pending and pending[0].is_done:
                     work = pending.popleft()
+                    if fresh and work.is_overdue:
+                        fresh.leave_out(work.frame, "stale")
+                        continue
                     yield work.frame, work.detection(self.threshold)
+                    if fresh:  # a slow caller gets newer frames
+                        for waiting in pending:
+                            waiting.is_overdue |= fresh.is_stale(waiting.frame)
             self._needs_drain = False
         finally:
             if self._needs_drain:  # left early: collect the answers only to discard them
@@ -284,6 +290,7 @@ class _PendingFrame:
     preprocess: float = 0.0
     submitted: float = 0.0
     inference: float = 0.0
+    is_overdue: bool = False  # it grew stale while the caller had other things to do
 
     @property
     def is_done(self) -> bool:

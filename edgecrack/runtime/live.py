@@ -77,10 +77,14 @@ class LiveSource(Closing):
         """Whether any camera may drop frames."""
         return any(camera.drops for camera in self.parts)
 
-    def leave_out(self, frame: Frame, cause: str, reason: str) -> None:
-        """Count a frame that was handed out as dropped for `cause`; warns with `reason` once per camera."""
-        (camera,) = (camera for camera in self.parts if camera.name == frame.source)
-        if not camera.dropped[cause]:
+    def is_stale(self, frame: Frame) -> bool:
+        """Whether a frame that was handed out is older than its camera's frames may become."""
+        return self._camera_of(frame).is_stale(frame)
+
+    def leave_out(self, frame: Frame, cause: str, reason: str | None = None) -> None:
+        """Count a frame that was handed out as dropped for `cause`; warns with `reason`, if any, once per camera."""
+        camera = self._camera_of(frame)
+        if reason and not camera.dropped[cause]:
             _log.warning("%s: %s; such frames are dropped", camera.name, reason)
         camera.leave_out(frame, cause)
 
@@ -133,6 +137,9 @@ class LiveSource(Closing):
                 self.on_event(event)
         for join in [camera.leave() for camera in self.parts]:  # all before the first wait, which may be interrupted
             join()
+
+    def _camera_of(self, frame: Frame) -> Camera:
+        return next(camera for camera in self.parts if camera.name == frame.source)
 
     def _events(self) -> list[Event]:
         return sorted(

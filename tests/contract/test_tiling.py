@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import typer
-from scripted import END, Scripted, dropped, live
+from scripted import END, Scripted, dropped, live, picture
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
@@ -266,6 +267,33 @@ def test_of_a_camera_that_comes_back_smaller_frames_outside_the_region_are_dropp
     camera = Scripted(grey_noise(90, 70), END)
     with live(camera) as source, pytest.raises(SpecError, match="holds no row"):
         list(detector.stream(source))
+
+
+def test_a_frame_that_grows_old_while_the_caller_is_busy_is_dropped():
+    camera = Scripted(picture(0, 48, 64))
+
+    class Prompt(Recorder):
+        """The next frame comes while it works, and is submitted at once."""
+
+        def collect(self):
+            if len(self.calls) == 1:
+                camera.script.put(picture(1, 48, 64))
+                wait_until(lambda: source.ready)
+            return super().collect()
+
+    detector = CrackDetector(Prompt())
+    with live(camera, staleness=0.2) as source:
+        stream = detector.stream(source)
+        assert next(stream)[0].index == 0
+        assert len(detector.backend.calls) == 2
+        time.sleep(0.3)
+        camera.script.put(picture(2, 48, 64))
+        wait_until(lambda: source.read == 3)
+        assert next(stream)[0].index == 2
+        camera.script.put(END)
+        assert not list(stream)
+    assert dropped(source) == {"stale": [1]}
+    assert str(Account.of(source, {"camera": 2})) == "3 frames came: 2 processed, 1 dropped (1 stale), 0 failed"
 
 
 def test_what_cannot_be_is_refused_before_a_model_is_opened(tmp_path):
