@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ECHO = 0.3  # seconds in which a second signal is the first one again: timeout sends it to the process and to its group
 _GRACE = 1.0  # seconds from the signal until the step at hand is broken off; closing the files takes the rest of two
 
 
@@ -26,15 +28,29 @@ def terminable() -> Iterator[None]:
         yield
         return
 
-    def raised(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def raised(number: int) -> None:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, raised)
+    signal.signal(signal.SIGTERM, _first(raised))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _first(handle: Callable[[int], None]) -> Callable[[int, FrameType | None], None]:
+    """A handler that calls `handle` at the first signal; a second one kills, unless it is an echo of the first."""
+    came: list[float] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if not came:
+            came.append(time.monotonic())
+            handle(number)
+        elif time.monotonic() - came[0] > _ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    return handler
 
 
 @contextmanager
@@ -49,10 +65,8 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         return
     caught: list[int] = []
 
-    def first(number: int, frame: FrameType | None) -> None:
+    def end(number: int) -> None:
         caught.append(number)
-        for other in before:
-            signal.signal(other, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, _GRACE, _GRACE)
         stop()
 
@@ -63,6 +77,7 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in signals}
     alarm = signal.signal(signal.SIGALRM, late)
     try:
+        first = _first(end)
         for number in signals:
             signal.signal(number, first)
         yield
