@@ -24,6 +24,9 @@ class DamagedImage(SourceError):
     """A file that was read but not decoded: it is truncated, or not an image."""
 
 
+UNUSABLE = DamagedImage, FrameError  # what `read_image` raises for a file that no second try makes better
+
+
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read the image at `path` as uint8 (H, W, 3) BGR.
 

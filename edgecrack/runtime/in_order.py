@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import SourceError
-from edgecrack.images import DamagedImage, read_image
+from edgecrack.images import UNUSABLE, read_image
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.connections import PipeConnection, raw_format
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.options import SourceOptions, flipped
+from edgecrack.runtime.video import is_cut_short
 
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _opening = threading.Lock()  # OpenCV's log level is the process's
@@ -73,7 +74,7 @@ class InOrder(Closing, ABC):
 class ImageSource(InOrder):
     """Image files, read one by one on iteration; their sizes may differ.
 
-    Images that cannot be decoded are dropped as "damaged"; their indices are left out.
+    Images that cannot be decoded, or have over 8 bits per channel, are dropped as "damaged"; their indices are left out.
     """
 
     rate = None
@@ -85,7 +86,7 @@ class ImageSource(InOrder):
         self.count = None if options.loop else _left(len(paths), options)
 
     def _frames(self) -> Iterator[Frame]:
-        """Raises DamagedImage if a whole pass gives no image."""
+        """Raises DamagedImage or FrameError if a whole pass gives no image."""
         paths = itertools.cycle(self.paths) if self._options.loop else self.paths
         whole = len(self.paths) if self._options.loop else math.ceil(len(self.paths) / self._options.every)
         damaged: set[Path] = set()
@@ -95,7 +96,7 @@ class ImageSource(InOrder):
                 return
             try:
                 image = read_image(path)
-            except DamagedImage as error:
+            except UNUSABLE as error:
                 self.read += 1
                 self.dropped["damaged"] += 1
                 in_a_row += 1
@@ -115,7 +116,7 @@ class VideoSource(InOrder):
     Packets that cannot be decoded are dropped as "damaged" and get no index.
 
     Attributes:
-        truncated_at: the number of frames decoded, if the file declares more; None otherwise.
+        truncated_at: the number of frames decoded, if the file declares more or ends in the middle; None otherwise.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
@@ -183,9 +184,10 @@ class VideoSource(InOrder):
         """Record the timestamp of the frame just decoded; return whether it is before the requested end."""
         seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         self._time = seconds if seconds >= 0 else None  # OpenCV 4 reports no timestamp for some Matroska files
+        stands = seconds == 0 < self._decoded  # as of raw H.264, which has none at all
+        if self._rate and (stands or (self._time is None and (self._options.start or self._options.end))):
+            self._time = self._decoded / self._rate
         self._decoded += 1
-        if self._time is None and self._rate and (self._options.start or self._options.end):
-            self._time = (self._decoded - 1) / self._rate
         return self._options.end is None or self._time is None or self._time < self._options.end
 
     def _finish(self) -> None:
@@ -197,14 +199,17 @@ class VideoSource(InOrder):
 
     def _check_end(self) -> None:
         # By time, not by index: with a variable frame rate, the declared count is the duration times the rate.
-        declared = self._declared if self._declared > 0 else 0
-        if self._time is None or not (declared and self._rate):
-            return
-        end = math.inf if self._options.end is None else self._options.end
-        if self._time >= min(end, declared / self._rate) - 2 / self._rate:
-            return
-        self.truncated_at = self._decoded
-        _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
+        declared, is_whole = max(0, self._declared), self._options.end is None
+        end = min(math.inf if is_whole else self._options.end or 0, declared / self._rate if self._rate else 0)
+        if self._time is not None and self._rate and self._time < end - 2 / self._rate:
+            self.truncated_at = self._decoded
+            _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
+        elif is_whole and is_cut_short(self._path):
+            self.truncated_at = self._decoded
+            _log.warning("%s ends in the middle, after %d frames: it is truncated", self.name, self._decoded)
+        elif is_whole and declared - self._decoded - self.dropped["damaged"] > max(2, declared / 50):
+            why = "parts of it are damaged, or its rate varies"
+            _log.warning("%s has %d frames where its length means %d: %s", self.name, self._decoded, declared, why)
 
     def _expected(self) -> int | None:
         """The number of frames in the requested part; None if the file does not say."""
@@ -254,6 +259,8 @@ class PipeSource(InOrder):
                     ) from None
                 return
             if image is None:
+                self.read += 1
+                self.dropped["damaged"] += 1
                 continue
             number = self._options.first + self.read
             if number % self._options.every:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgecrack.errors import SpecError
-from edgecrack.images import DamagedImage
+from edgecrack.images import UNUSABLE
 from edgecrack.runtime.closing import Closing
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.in_order import PipeSource
@@ -72,16 +72,16 @@ class FilesInTurn(Closing):
     def __iter__(self) -> Iterator[Frame]:
         """Raises SourceError or FrameError, naming what cannot be read; later sources are then not read.
 
-        Images of which none can be decoded are passed over, unless there is nothing else.
+        Images of which none can be used are passed over, unless there is nothing else.
         """
         error = None
         for part in self.parts:
             with part:
                 try:
                     yield from part
-                except DamagedImage as damaged:
-                    error = damaged
-                    _log.warning("%s; it is dropped", damaged)
+                except UNUSABLE as unusable:
+                    error = unusable
+                    _log.warning("%s; it is dropped", unusable)
         if error and self.read == self.dropped["damaged"]:
             raise error
 

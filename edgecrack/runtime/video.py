@@ -177,6 +177,22 @@ def mend_video(path: Path) -> bool:
     return frames > 0
 
 
+def is_cut_short(path: Path) -> bool:
+    """Whether the file at `path` is an MP4 whose last box goes on behind its end. Raises OSError."""
+    place = 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        while place < size:
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            length = int.from_bytes(head[8:], "big") if length == 1 else length  # of over 4 GB
+            if length < 8 or (place == 0 and head[4:8] != b"ftyp"):
+                return False  # 0: up to the end of the file
+            place += length
+    return place > size
+
+
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
     """Yield the type of each complete box of an MP4, and the offset of its end."""
     place = 0

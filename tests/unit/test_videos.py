@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from fractions import Fraction
 
 import av
@@ -67,6 +68,43 @@ def test_a_video_that_was_cut_short_gives_what_is_left_and_says_so(tmp_path, cap
     assert [round(frame.image.mean() / 8) for frame in frames] == list(range(len(frames)))
     assert source.truncated_at == len(frames)
     assert caplog.messages == [f"{path} ends after {len(frames)} of 30 frames: it is truncated"]
+
+
+def test_a_fragmented_video_that_was_cut_short_says_so(tmp_path, caplog):
+    """It declares no more frames than it has: that it ends in the middle of one is all there is to see."""
+    whole = write_video(tmp_path / "a.mp4", movflags="frag_every_frame+empty_moov")
+    with caplog.at_level(logging.WARNING, "edgecrack"), open_source(whole) as source:
+        assert len(list(source)) == 30
+    assert (source.truncated_at, caplog.messages) == (None, [])
+    path = cut(whole, 0.7)
+    with caplog.at_level(logging.WARNING, "edgecrack"), open_source(path) as source:
+        frames = list(source)
+    assert source.truncated_at == len(frames) < 30
+    assert caplog.messages == [f"{path} ends in the middle, after {len(frames)} frames: it is truncated"]
+
+
+def test_frames_that_a_damaged_container_lost_are_said(tmp_path, caplog):
+    path = write_video(tmp_path / "a.ts", key_every=1)
+    data = bytearray(path.read_bytes())
+    packets = len(data) // 188
+    lost = range(188 * (packets // 2), 188 * (packets * 7 // 10), 188)
+    for place in lost:
+        data[place : place + 188] = b"\x47\x1f\xff\x10".ljust(188, b"\xff")  # a packet that says nothing
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "edgecrack"), open_source(path) as source:
+        frames = list(source)
+    assert 10 < len(frames) < 28
+    assert re.search(rf"has {len(frames)} frames where its length means \d+: parts of it are damaged", caplog.text)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": 0.5, "end": 0.8}])
+def test_a_raw_stream_has_the_times_of_its_rate(tmp_path, options):
+    path = write_video(tmp_path / "a.h264", rate=Fraction(25))
+    with open_source(path, SourceOptions(**options)) as source:
+        times = [frame.captured_at for frame in source]
+    expected = np.arange(30) / 25
+    expected = expected[(expected >= options.get("start", 0)) & (expected < options.get("end", 9))]
+    np.testing.assert_allclose(times, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("end", "cut_short"), [(0.3, False), (0.9, True), (60.0, True)])
