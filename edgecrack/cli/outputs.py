@@ -72,7 +72,7 @@ def open_sinks(stack: ExitStack, road: CountedSource, out: Path, options: Output
     room = _room(out, options, sinks.write_event)
     live = isinstance(road, LiveSource)
     # What a camera declares is all the same: its frames are shown for as long as they lasted
-    rate = road.rate or (30 if live else None)
+    rate = None if beginning.has_images else road.rate or (30 if live else None)
     if options.overlay and rate:
         rate = min(max(0.01, rate), 1000)  # what a video may declare; its frames have times of their own
         path = out / ("evidence" if options.only_finds else "overlay.mp4")

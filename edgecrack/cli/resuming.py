@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from edgecrack.runtime import CrackDetector, Event, SourceOptions
     from edgecrack.runtime.sources import CountedSource
 
+_log = logging.getLogger("edgecrack")
 _RECORD = "run.json"
 _FOLDERS = ("overlay", "masks", "evidence")  # of a run's results, in `out`
 
@@ -38,6 +40,7 @@ class Beginning:
         done: how many of the sources are done with.
         first: the number of the first frame to come, of the first source that is not, or of the cameras.
         images: of each source up to that one, the image files that the log has, by their numbers.
+        has_images: whether the sources of a log of files have images among them, so that no overlay is a video.
         read: bytes of the log that is gone on with, when it was read.
     """
 
@@ -47,6 +50,7 @@ class Beginning:
     done: int = 0
     first: int = 0
     images: Sequence[Mapping[int, LoggedImage]] = field(default=())
+    has_images: bool = False
     read: int = 0
 
     @classmethod
@@ -220,9 +224,14 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
     from edgecrack.images import is_image_name
     from edgecrack.runtime.log import entries
 
-    every, names = beginning.record["every"], [_names_of(source) for source in beginning.record["sources"]]
+    every, sources = beginning.record["every"], [_names_of(source) for source in beginning.record["sources"]]
+    names, has_images = [each for each, _ in sources], any(are_images for _, are_images in sources)
     expected, images = 0, [dict[int, LoggedImage]()]
     for entry in entries(log):
+        if entry.get("event") == "left out":
+            _log.warning(
+                "%s was left out of the run before; what it lacks since then is not made up for", entry["source"]
+            )
         if "event" in entry:
             continue
         try:
@@ -241,16 +250,18 @@ def _after(log: Path, beginning: Beginning) -> Beginning:
         expected = index + every
         if is_image:
             images[-1][index] = LoggedImage(name, share)
-    return replace(beginning, done=len(images) - 1, first=expected, images=images)
+    return replace(beginning, done=len(images) - 1, first=expected, images=images, has_images=has_images)
 
 
-def _names_of(source: str) -> set[str]:
-    """What the frames of a file, folder or pattern are named by. Raises SourceError."""
+def _names_of(source: str) -> tuple[set[str], bool]:
+    """What the frames of a file, folder or pattern are named by, and whether they are images. Raises SourceError."""
     from edgecrack.runtime import open_source
     from edgecrack.runtime.in_order import ImageSource
 
     with open_source(source) as files:
-        return set(map(str, files.paths)) if isinstance(files, ImageSource) else {files.name}
+        if isinstance(files, ImageSource):
+            return set(map(str, files.paths)), True
+        return {files.name}, False
 
 
 def _check_images(source: CountedSource, beginning: Beginning) -> None:
@@ -273,10 +284,10 @@ def _check_images(source: CountedSource, beginning: Beginning) -> None:
 
 
 def _is_damaged(path: Path) -> bool:
-    from edgecrack.images import DamagedImage, read_image
+    from edgecrack.images import UNUSABLE, read_image
 
     try:
         read_image(path)
-    except DamagedImage:
+    except UNUSABLE:
         return True
     return False

@@ -94,7 +94,9 @@ def run(
     from edgecrack.cli.stopping import stoppable
     from edgecrack.runtime import SourceOptions
     from edgecrack.runtime.address import scheme_of, trimmed
-    from edgecrack.runtime.sources import described
+    from edgecrack.runtime.region import parse_region
+    from edgecrack.runtime.sources import check_different, described
+    from edgecrack.runtime.tiling import check_tile
     from edgecrack.spec import FrameSpec
 
     options = SourceOptions(
@@ -123,6 +125,10 @@ def run(
     )
     source = [trimmed(each) for each in source]
     if dry_run:
+        check_tile(tile)
+        if roi is not None:
+            parse_region(roi)
+        check_different(source)
         typer.echo("\n".join(described(each, options) for each in source))
         return
     with ExitStack() as stack:
@@ -173,7 +179,7 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
     except BaseException:
         account = account_of(road, sinks, processed)
         watchers.sinks.write_event(account)
-        if isinstance(road, LiveSource):  # of files the log says how far it came, and the error where it ended
+        if road.read or isinstance(road, LiveSource):
             typer.echo(str(account))
         raise
     spent = perf_counter() - start

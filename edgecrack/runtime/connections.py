@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +28,7 @@ _log = logging.getLogger("edgecrack")
 SCHEMES = network.SCHEMES | {"v4l2", "csi", "gst", "raw"}
 _ALWAYS = {"flip", "drop", "max_reconnects"}
 _ASKED = {"size", "rate"}
+_LARGEST = 1 << 28  # pixels of a raw picture
 _WAYS = {"v4l2": "OpenCV's V4L2", "raw": "a pipe"}
 
 # By default OpenCV waits ten seconds for a silent V4L2 camera; it reads this when the camera is opened.
@@ -75,8 +77,13 @@ class OpenCvConnection:
         self._capture.release()
 
 
+def device_of(source: str) -> str:
+    """The device file of a V4L2 camera: `0`, `/dev/video0` or, as GStreamer writes it, `v4l2:///dev/video0`."""
+    return f"/dev/video{source}" if source.isdigit() else re.sub("(?i)^v4l2://", "", source)
+
+
 def _open_v4l2(source: str, options: SourceOptions) -> OpenCvConnection:
-    device = f"/dev/video{source}" if source.isdigit() else re.sub("(?i)^v4l2://", "", source)  # as GStreamer writes it
+    device = device_of(source)
     if not os.path.exists(device):  # noqa: PTH110 (a device; if missing, OpenCV would write to stderr)
         raise SourceError(f"there is no {device}")
     asked = []
@@ -154,9 +161,10 @@ class PipeConnection:
     """Raw images from a pipe, by default standard input: each height x width x 3 bytes, BGR, row by row."""
 
     def __init__(self, size: FrameSpec, descriptor: int = 0) -> None:
-        """Raises Refused when `descriptor` is a terminal."""
-        if os.isatty(descriptor):
-            raise Refused("standard input is a terminal; pipe raw BGR pictures into it")
+        """Raises Refused when `descriptor` is a terminal, or standard input is closed."""
+        if os.isatty(descriptor) or (descriptor == 0 and sys.stdin is None):
+            what = "a terminal" if sys.stdin else "closed"
+            raise Refused(f"standard input is {what}; pipe raw BGR pictures into it")
         self._shape = (size.height, size.width, 3)
         self._descriptor = descriptor
         self._begin()
@@ -206,4 +214,6 @@ def raw_format(source: str) -> tuple[FrameSpec, float | None]:
     match = re.fullmatch(r"raw:(\d{1,5})x(\d{1,5})(?:@(\d+(?:\.\d+)?))?", source)
     if not match or not (int(match[1]) and int(match[2])) or (match[3] and not 0.01 <= float(match[3]) <= 1000):
         raise SpecError(f"raw pictures are given as raw:WIDTHxHEIGHT@RATE, such as raw:1920x1080@30, got {source!r}")
+    if int(match[1]) * int(match[2]) > _LARGEST:
+        raise SpecError(f"raw pictures have at most {_LARGEST} pixels, got {source}")
     return FrameSpec(int(match[2]), int(match[1])), float(match[3]) if match[3] else None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecrack.errors import SpecError
-from edgecrack.spec import FrameSpec
+from edgecrack.spec import FrameSpec, check_frame
 
 Flip = Literal["horizontal", "vertical", "180"]
 _CODES: dict[Flip, int] = {"horizontal": 1, "vertical": 0, "180": -1}
@@ -88,5 +88,8 @@ class SourceOptions:
 
 
 def flipped(image: NDArray[np.uint8], flip: Flip | None) -> NDArray[np.uint8]:
-    """Flip `image`, uint8 (H, W, C); returns the same array if `flip` is None."""
-    return image if flip is None else np.asarray(cv2.flip(image, _CODES[flip]), np.uint8)
+    """Flip `image`, uint8 (H, W, 3 or 4); returns the same array if `flip` is None. Raises FrameError for another."""
+    if flip is None:
+        return image
+    check_frame(image, "bgrx")
+    return np.asarray(cv2.flip(image, _CODES[flip]), np.uint8)

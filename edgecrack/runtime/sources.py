@@ -17,7 +17,7 @@ from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.images import IMAGE_SUFFIXES, is_image_name, list_images
 from edgecrack.runtime.account import Counted
 from edgecrack.runtime.address import redacted_path, scheme_of, trimmed
-from edgecrack.runtime.connections import SCHEMES, camera_described, open_camera
+from edgecrack.runtime.connections import SCHEMES, camera_described, device_of, open_camera
 from edgecrack.runtime.frame import Frame
 from edgecrack.runtime.in_order import ImageSource, IterableSource, PipeSource, VideoSource
 from edgecrack.runtime.options import SourceOptions
@@ -123,9 +123,7 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
         return open_source(sources[0], options)
     if options.loop:
         raise SpecError("several sources are read once, not in a loop")
-    for source, count in Counter(map(_place, sources)).items():
-        if count > 1:
-            raise SpecError(f"wanted several sources, got one twice: {redacted_path(source)}")
+    check_different(sources)
     with ExitStack() as opened:
         parts = [opened.enter_context(open_source(source, options)) for source in sources]
         for part in parts:
@@ -136,13 +134,22 @@ def _open_several(sources: Sequence[Named], options: SourceOptions) -> CountedSo
     return joined
 
 
+def check_different(sources: Sequence[Named]) -> None:
+    """Raise SpecError if one of `sources` is given twice, however it is written."""
+    for source, count in Counter(map(_place, sources)).items():
+        if count > 1:
+            raise SpecError(f"wanted several sources, got one twice: {redacted_path(source)}")
+
+
 def _place(source: Named) -> str:
     """A canonical name for a source, however its path is written."""
     text = str(source)
     if isinstance(source, CountedSource):
         return text
     scheme = scheme_of(text)
-    return "standard input" if scheme == "raw" else text if scheme else os.path.realpath(text)
+    if scheme in ("", "v4l2"):
+        return os.path.realpath(device_of(text) if scheme else text)
+    return "standard input" if scheme == "raw" else text
 
 
 def _open_named(source: str, options: SourceOptions) -> CountedSource:
@@ -192,7 +199,7 @@ def _open_files(text: str, options: SourceOptions) -> CountedSource:
     if not glob.has_magic(text):
         raise SourceError(f"no file or folder {redacted_path(text)}")
     matches = glob.glob(text, recursive=True)  # noqa: PTH207 (the pattern may begin at the root)
-    found = sorted(match for match in map(Path, matches) if is_image_name(match))
+    found = sorted(match for match in map(Path, matches) if is_image_name(match) and match.is_file())
     if not found:
         wanted = f"wanted one of {', '.join(sorted(IMAGE_SUFFIXES))}; videos are given one by one, each as a source"
         raise SourceError(f"no image matches {redacted_path(text)}; {wanted}")

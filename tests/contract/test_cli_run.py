@@ -128,9 +128,9 @@ def test_errors_come_through(edgecrack, folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="cannot write"):
         edgecrack("--source", folder, "--out", tmp_path / "file" / "out")
-    cv2.imwrite(str(folder / "photo0.png"), np.zeros((9, 9, 3), np.uint16))
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((9, 9, 3), np.uint16))
     with pytest.raises(FrameError, match="uint16"):
-        edgecrack("--source", folder, "--out", tmp_path / "out")
+        edgecrack("--source", tmp_path / "deep.png", "--out", tmp_path / "out")
 
 
 def test_ctrl_c_closes_the_files_and_goes_on_to_the_caller(model, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import threading
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 def test_a_raw_format_that_cannot_be_is_refused(wrong):
     with pytest.raises(SpecError, match="WIDTHxHEIGHT@RATE"):
         open_source(wrong)
+
+
+def test_a_picture_that_no_memory_holds_is_refused():
+    with pytest.raises(SpecError, match="at most 268435456 pixels, got raw:99999x99999"):
+        open_source("raw:99999x99999@30")
 
 
 def test_a_pipe_whose_writer_failed_is_an_error(monkeypatch):
@@ -72,6 +78,22 @@ def test_a_silent_pipe_may_be_asked_again():
     assert pipe.read().tolist() == [[[1, 2, 3]]]
     os.close(reading)
     os.close(writing)
+
+
+def test_a_pipe_that_is_closed_is_none_and_is_not_tried_again(model, tmp_path):
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", "raw:64x48@30", "--out", tmp_path / "out"]
+    line = shlex.join(map(str, command)) + " <&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "standard input is closed; pipe raw BGR pictures into it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_picture_that_is_cut_short_is_counted(model, tmp_path):
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", "raw:64x48", "--out", tmp_path / "out"]
+    done = subprocess.run(command, input=bytes(64 * 48 * 3 + 100), capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert b"2 frames came: 1 processed, 1 dropped (1 damaged), 0 failed" in done.stdout
 
 
 def test_a_terminal_is_no_pipe_however_often_it_is_tried():

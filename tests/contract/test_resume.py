@@ -388,6 +388,30 @@ def test_a_camera_goes_on_after_pictures_that_reached_the_disk_before_their_line
     assert _next_number(tmp_path / "log.jsonl") == 21
 
 
+def test_what_is_left_of_videos_and_images_is_drawn_as_in_a_single_run(edgecrack, tmp_path, video):
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((48, 64, 3), 90, np.uint8))
+    command = ["--source", tmp_path / "photo.png", "--source", video, "--every", 60]
+    edgecrack(*command)
+    out = tmp_path / "out"
+    whole = pictures_of(out)
+    assert len(whole) == 5
+    cut(out, 3)  # what is left is a video
+    edgecrack(*command, "--resume")
+    assert pictures_of(out) == whole
+    assert len(lines_of(out)) == 5
+
+
+def test_an_output_that_was_left_out_is_said_again(edgecrack, tmp_path, folder, caplog):
+    masks = tmp_path / "out" / "masks"
+    (masks / "002.png").mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"masks"):
+        edgecrack("--source", folder, "--masks")
+    (masks / "002.png").rmdir()
+    caplog.clear()
+    edgecrack("--source", folder, "--masks", "--resume")
+    assert f"{masks} was left out of the run before; what it lacks since then is not made up for" in caplog.messages
+
+
 def test_masks_of_finds_are_named_as_in_a_single_run(edgecrack, tmp_path):
     """Two folders have images of the same names: what tells them apart is which of them are finds."""
     for folder, values in {"a": (20, 200), "b": (200, 200)}.items():

@@ -305,6 +305,7 @@ def test_images_of_which_none_can_be_decoded_are_refused(tmp_path):
         (["rtsp://u:secret@127.0.0.1:9/a"] * 2, {}, r"got one twice: rtsp://\*\*\*@127.0.0.1:9/a"),
         (["rtsp:/u:secret@h/a"] * 2, {}, r"got one twice: \*\*\*@h/a"),
         (["raw:64x48@30", "raw:32x24@30"], {}, "got one twice: standard input"),
+        (["7", "v4l2:///dev/video7"], {}, "got one twice: /dev/video7"),
         (["raw:64x48", "VIDEO"], {}, "raw:64x48 is standard input, which is read alone"),
         (["VIDEO", "FOLDER"], {"loop": True}, "read once, not in a loop"),
         (["rtsp://127.0.0.1:9/a", "http://127.0.0.1:9"], {"codec": "MJPG"}, "rtsp takes no codec"),

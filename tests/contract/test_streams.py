@@ -169,7 +169,7 @@ def test_srt_is_refused_at_once_where_nothing_can_read_it(monkeypatch):
             open_source("srt://127.0.0.1:9999")
 
 
-@pytest.mark.parametrize("source", ["97", "/dev/video97"])
+@pytest.mark.parametrize("source", ["97", "/dev/video97", "v4l2:///dev/video97"])
 def test_a_v4l2_camera_that_is_not_there_is_told(source, capfd):
     with (
         pytest.raises(SourceLost, match="did not come back: there is no /dev/video97"),

@@ -137,6 +137,28 @@ def test_an_image_in_the_middle_that_cannot_be_decoded_is_dropped_and_named(fold
     assert caplog.messages == [f"{folder / 'b.png'} is not an image, or is truncated (4 bytes); it is dropped"]
 
 
+def test_an_image_of_more_bits_in_the_middle_is_dropped_and_named(folder, caplog):
+    cv2.imwrite(str(folder / "b.png"), np.full((6, 8, 3), 9000, np.uint16))
+    with open_source(folder) as source:
+        assert [frame.index for frame in source] == [0, 2]
+    assert source.dropped == {"damaged": 1}
+    assert caplog.messages == [
+        f"{folder / 'b.png'} has uint16 pixels, wanted 8 bits a channel; scale it to 0..255 first; it is dropped"
+    ]
+
+
+def test_a_folder_that_is_named_like_an_image_is_none_of_a_pattern(folder):
+    before = open_source(f"{folder}/*.png").count
+    (folder / "x.png").mkdir()
+    assert open_source(f"{folder}/*.png").count == before
+
+
+@pytest.mark.parametrize("image", [np.full((6, 8, 3), 0.5), np.zeros((6, 8, 3), np.uint16), None, np.zeros((0, 8, 3))])
+def test_a_frame_that_is_none_is_not_flipped_into_one(image):
+    with pytest.raises(FrameError, match="wanted a"):
+        list(open_source(iter([image]), SourceOptions(flip="180")))
+
+
 def test_an_image_that_is_damaged_is_so_in_each_pass_of_a_loop_and_said_once(folder, caplog):
     (folder / "b.png").write_bytes(b"junk")
     with open_source(folder, SourceOptions(loop=True)) as source:
