@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -100,4 +101,16 @@ def main(arguments: list[str] | None = None) -> Any:
         extras = " or ".join(f"'edgecrack[{extra}]'" for extra in EXTRAS[module])
         jetsons = BROUGHT_BY_JETSONS if module == "cv2" else ""
         typer.echo(f"edgecrack: {module} is not installed; pip install {extras}{jetsons}", err=True)
+        sys.exit(1)
+    except ImportError as error:  # of a library that is installed
+        if not error.path or Path(error.path).suffix == ".py":
+            raise
+        wanted = (
+            "; apt install libgl1, or opencv-python-headless in place of opencv-python" if "libGL" in str(error) else ""
+        )
+        typer.echo(f"edgecrack: {Path(error.path).name} cannot be loaded: {error}{wanted}", err=True)
+        sys.exit(1)
+    except OSError as error:  # of the machine and not ours: a folder that may not be looked into, a full disk
+        name = f": {error.filename}" if error.filename else ""
+        typer.echo(f"edgecrack: {error.strerror or error}{name}", err=True)
         sys.exit(1)

@@ -178,7 +178,9 @@ def _video() -> dict[str, str]:
     }
     try:
         import cv2
-    except ImportError:
+    except ImportError as error:
+        if version_of("opencv-python") != "not installed":
+            return rows | {"OpenCV": f"no: {error}"}
         return rows | {
             "OpenCV": "no: install your system's OpenCV, or pip install 'edgecrack[cpu]'" + BROUGHT_BY_JETSONS
         }

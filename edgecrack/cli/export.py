@@ -43,7 +43,9 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Use INT8 convolutions.")] = False,
     target: Annotated[str, typer.Option(help="Target of --int8: tensorrt or cpu.")] = "tensorrt",
     calib: Annotated[Path | None, typer.Option(help="Measure the INT8 ranges on the images in this folder.")] = None,
-    ranges: Annotated[Path | None, typer.Option(help="File of INT8 ranges measured earlier.")] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="File of INT8 ranges that --calib measured earlier, NAME.ranges.json.")
+    ] = None,
     engine: Annotated[bool, typer.Option("--engine", help="Also build an engine from the file.")] = False,
     for_: Annotated[str | None, typer.Option("--for", help=FOR)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")] = Path(),
@@ -51,9 +53,9 @@ def export(
     """Export a net to ONNX: always NAME.onnx and, on request, NAME.fp16, NAME.int8, NAME.int8-fp16 or NAME.int8-cpu.
 
     Each file is compared with the net on eight rendered frames, and on up to eight calibration frames, before it gets
-    its name. With --calib and --camera, the ranges are measured on frames already fitted to --size, so the same folder
-    gives the same ranges with or without --camera. The last line on stdout is the path of the requested file, or of
-    its engine.
+    its name. The ranges that --calib measures are kept in NAME.ranges.json; with --camera they are measured on frames
+    already fitted to --size, so the same folder gives the same ranges with or without it. The last line on stdout is
+    the path of the requested file, or of its engine.
     """
     _check_options(pixels, fp16, int8, target, calib, ranges)
     _check_engine(engine, for_, target)
@@ -97,8 +99,8 @@ def _check_options(pixels: str, fp16: bool, int8: bool, target: str, calib: Path
         raise typer.BadParameter("CPUs do not compute in half precision; leave --fp16 out", param_hint="--target cpu")
     if target == "cpu" and not int8:
         raise typer.BadParameter("it says what --int8 is for; add --int8", param_hint="--target cpu")
-    if ranges and not int8:
-        raise typer.BadParameter("they are for --int8; add it", param_hint="--ranges")
+    if (ranges or calib) and not int8:
+        raise typer.BadParameter("they are for --int8; add it", param_hint="--ranges" if ranges else "--calib")
     if ranges and calib:
         raise typer.BadParameter("give the ranges or the folder to measure them on, not both", param_hint="--ranges")
 
@@ -140,7 +142,10 @@ def _ranges(fp32: Path, net: CrackNet, spec: ModelSpec, calib: Path | None, rang
     from edgecrack.weights import ranges_path
 
     if calib:
-        return _measured(fp32, net, spec, calib)
+        measured, path = _measured(fp32, net, spec, calib), fp32.with_suffix(".ranges.json")
+        measured.save(path)  # also for a file that is then refused: measuring takes longest
+        _say(f"ranges: kept in {path}, for --ranges")
+        return measured
     found = Ranges.load(ranges or ranges_path(spec.name))
     _say(f"ranges: {ranges or 'the shipped ones'}, measured on {found.count} frames at {found.frame}")
     return found
@@ -203,13 +208,16 @@ class _Folder:
                 write(file)
             except SourceError as error:  # which names the file by what it is called meanwhile
                 raise SourceError(str(error).replace(str(file), str(path))) from error
+            results = []
             for name, images in self.frames.items():
                 found = parity(self.reference, file, images, self.spec.threshold)
+                results.append(found)
                 compared = f"{found.frames} {name}"
                 _say(f"{path.name:24} {compared:14} {found.within:12.4%} {found.largest:4}/255 {found.f1:8.4f}")
-                enforce(found)
                 if not found.cracks:
                     _say(f"warning: the net finds no crack in the {compared} frames, so its mask could not be compared")
+            for found, images in zip(results, self.frames.values(), strict=True):
+                enforce(found)
                 if "fp16" in found.spec.precision:
                     check_half(file, images)
         return path

@@ -192,11 +192,13 @@ def _run(detector: CrackDetector, road: CountedSource, sinks: Sinks, watchers: W
     typer.echo(f"{frames} frames, {frames / spent:.1f} a second end to end on {detector.backend.name}")
     typer.echo(f"{100 * crack / max(1, pixels):.3f} % of the pixels are crack at threshold {detector.threshold:g}")
     typer.echo(str(account))
-    whole = (Path(name) for name in sinks.names if name not in sinks.lost)
-    # of several sources each has an overlay of its own
-    written = [
-        str(path) for one in whole for path in ([one] if one.exists() else sorted(one.parent.glob(f"{one.stem}-*.mp4")))
-    ]
-    typer.echo(f"written: {', '.join(written)}")
+    written = [_files_of(Path(name)) for name in sinks.names if name not in sinks.lost]
+    typer.echo(f"written: {', '.join(filter(None, written))}")
     for name in sinks.lost:
         typer.echo(f"not written to the end: {name}")
+
+
+def _files_of(path: Path) -> str:
+    """The names of what a sink wrote; videos go on in further files, and each of several sources has its own."""
+    files = [str(each) for each in (path, *sorted(path.parent.glob(f"{path.stem}-*.mp4"))) if each.exists()]
+    return ", ".join(files) if len(files) < 5 else f"{files[0]} and {len(files) - 1} more"

@@ -133,9 +133,14 @@ def enforce(result: Parity) -> None:
         if got < wanted
     ]
     if short:
+        int8 = (
+            "; give --calib more frames like those it is to see, or train longer"
+            if "int8" in result.spec.precision
+            else ""
+        )
         raise AccuracyError(
             f"{result.spec.name} in {result.spec.precision} does not answer what the net answers on {result.frames} "
-            f"frames: {'; '.join(short)}"
+            f"frames: {'; '.join(short)}{int8}"
         )
 
 

@@ -33,7 +33,8 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     except OSError as error:
         raise EngineError(f"cannot read the model {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise EngineError(f"{path} is not an ONNX file, or is truncated: {error}") from error
+        hint = "; export that checkpoint: edgecrack export --weights" if Path(path).suffix == ".safetensors" else ""
+        raise EngineError(f"{path} is not an ONNX file, or is truncated: {error}{hint}") from error
     if METADATA_KEY not in metadata:
         raise EngineError(
             f"{path} is not an edgecrack model; wanted an ONNX written by `edgecrack export`, "

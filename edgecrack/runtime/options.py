@@ -83,6 +83,8 @@ class SourceOptions:
         default = SourceOptions()
         names = ("size", "rate", "codec", "flip", "loop", "start", "end", "drop", "max_reconnects")
         unfit = [name for name in names if name not in allowed and getattr(self, name) != getattr(default, name)]
+        if unfit == ["drop"]:
+            raise SpecError(f"{kind} drops no frame for lack of time anyway; leave --no-drop out")
         if unfit:
             raise SpecError(f"{kind} takes no {' or '.join(unfit).replace('_', '-')}")
 

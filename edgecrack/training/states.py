@@ -63,7 +63,8 @@ def load_state(path: Path, run: Mapping[str, str]) -> tuple[dict[str, dict[str, 
     )
     if different:
         raise SpecError(
-            f"{path} is a run of another net, data or recipe ({different}); give the same options or another folder"
+            f"{path} is a run of another net, data or recipe ({different}); give the same options, or another folder, "
+            "where --from starts from this run's net"
         )
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -268,12 +268,13 @@ def test_auto_takes_what_is_installed_and_says_which(model, name, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
-def test_int8_for_tensorrt_runs_on_the_numeric_reference_alone(tmp_path, name, write_model, precision):
+def test_int8_for_tensorrt_runs_on_the_numeric_reference_alone(tmp_path, name, write_model, precision, caplog):
     spec = ModelSpec("scnet", frame=FrameSpec(48, 64), precision=precision, target="tensorrt")
     path = write_model(tmp_path / "a.onnx", spec)
     backend = open_backend(path)
     assert backend.name == "onnxruntime"
     backend.close()
+    assert caplog.text.count("computes slower than fp32; build an engine of it") == 1
     if name == "openvino":
         with pytest.raises(EngineError, match="INT8 for TensorRT, which OpenVINO answers wrongly"):
             open_backend(path, name)

@@ -103,6 +103,22 @@ def test_the_command_calibrates_on_a_folder_and_compares_on_it(checkpoint, tmp_p
     assert f"{'msfnet.int8.onnx':24} 3 calibration" in captured
     _, spec = read_onnx(tmp_path / "out" / "msfnet.int8.onnx")
     assert (spec.frame, spec.batch) == (FrameSpec(48, 64), 2)
+    kept = tmp_path / "out" / "msfnet.ranges.json"
+    arguments = ("--model", "msfnet", "--weights", checkpoint, "--int8", "--ranges", kept, "-o", tmp_path / "again")
+    assert export(*arguments, "--size", "64x48", "--batch", "2") == 0
+    first, second = (tmp_path / name / "msfnet.int8.onnx" for name in ("out", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_ranges_are_kept_and_all_frames_compared_where_int8_is_refused(checkpoint, tmp_path, capsys, monkeypatch):
+    cv2.imwrite(str(tmp_path / "0.png"), rendered(count=1)[0])
+    monkeypatch.setitem(REDUCED, "int8", Bound(0.0, f1=2.0))
+    arguments = ("--model", "msfnet", "--weights", checkpoint, "--int8", "--calib", tmp_path, "-o", tmp_path / "out")
+    assert export(*arguments, "--size", "64x48") == 3
+    captured = capsys.readouterr().err
+    assert f"{'msfnet.int8.onnx':24} 1 calibration" in captured
+    assert "give --calib more frames like those it is to see" in captured
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"msfnet.onnx", "msfnet.ranges.json"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -128,6 +144,7 @@ def test_the_command_builds_the_engine_too(checkpoint, tmp_path, capsys):
         (["--target", "gpu", "--int8"], 2, "tensorrt or cpu"),
         (["--ranges", "x.json"], 2, "add it"),
         (["--ranges", "x.json", "--calib", "x", "--int8"], 2, "not both"),
+        (["--calib", "x"], 2, "for --int8; add it"),
         (["--batch", "0"], 2, "--batch"),
         (["--for", "sm86"], 2, "it is for --engine; add it"),
         (["--int8", "--target", "cpu", "--engine"], 2, "TensorRT takes no INT8 made for CPUs"),

@@ -121,6 +121,38 @@ def test_a_missing_library_is_one_line(
     assert extras in line
 
 
+BROKEN = """
+import sys
+class Break:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file", name=name, path="/somewhere/cv2.abi3.so")
+sys.meta_path.insert(0, Break())
+"""
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(exported: Path, frames: Path, tmp_path: Path) -> None:
+    done = edgecrack("run", exported, "--source", frames, "--out", tmp_path / "out", prefix=BROKEN)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "edgecrack: cv2.abi3.so cannot be loaded: libGL.so.1: cannot open shared object file; apt install libgl1"
+    )
+    assert "OpenCV                no: libGL.so.1: cannot open" in edgecrack("checks", prefix=BROKEN).stdout
+
+
+def test_a_full_disk_where_the_results_go_is_one_line(exported: Path) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecrack", "info", exported],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "edgecrack: No space left on device\n")
+
+
 def test_a_module_that_no_extra_brings_is_a_bug(exported: Path) -> None:
     done = edgecrack("info", exported, prefix=WITHOUT.format(module="edgecrack.runtime"))
     assert done.returncode == 1

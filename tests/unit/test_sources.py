@@ -237,7 +237,11 @@ def test_frames_of_files_are_flipped_as_asked(tmp_path):
         (lambda folder: write_video(folder / "a.mp4"), {"rate": 5.0}, "a video file takes no rate"),
         (lambda folder: [grey(1)], {"loop": True}, "an iterable of frames takes no loop"),
         (lambda folder: "rtsp://camera", {"codec": "MJPG", "end": 2.0}, "rtsp takes no codec or end"),
-        (lambda folder: "raw:8x8", {"drop": False}, "raw without a rate takes no drop"),
+        (
+            lambda folder: "raw:8x8",
+            {"drop": False},
+            "raw without a rate drops no frame for lack of time anyway; leave --no-drop out",
+        ),
     ],
 )
 def test_an_option_that_the_source_cannot_do_is_refused(folder, make, options, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from edgecrack.errors import EngineError, MissingDependency, SpecError
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import ModelSpec
 
+_log = logging.getLogger("edgecrack")
 BACKENDS = ("openvino", "onnxruntime")  # for ONNX, in the order of preference of "auto"
 ENGINE_BACKEND = "tensorrt"  # for engines, and only for them
 HINTS = ("latency", "throughput")
@@ -93,6 +95,12 @@ def open_backend(
     for_tensorrt = spec.target == "tensorrt" and spec.precision.startswith("int8")
     if backend == "auto":
         backend = "onnxruntime" if for_tensorrt else next((name for name in BACKENDS if find_spec(name)), BACKENDS[0])
+        if for_tensorrt:
+            _log.warning(
+                "%s is INT8 for TensorRT, which ONNX Runtime computes slower than fp32; build an engine of it (edgecrack build), "
+                "or for a CPU export it with --target cpu",
+                path,
+            )
     if backend == "openvino" and for_tensorrt:
         raise EngineError(
             f"{path} is INT8 for TensorRT, which OpenVINO answers wrongly for some nets; take backend onnxruntime, or export it "
