@@ -203,6 +203,8 @@ class _Folder:
         from edgecrack.files import atomic_path
 
         path = self.path / f"{self.spec.name}{kind}.onnx"
+        if _is_of_another_size(path, self.spec):
+            _say(f"warning: {path} takes frames of another size, and is replaced")
         with atomic_path(path) as file:
             try:
                 write(file)
@@ -221,6 +223,18 @@ class _Folder:
                 if "fp16" in found.spec.precision:
                     check_half(file, images)
         return path
+
+
+def _is_of_another_size(path: Path, spec: ModelSpec) -> bool:
+    """Whether there is a model at `path` whose input is another than that of `spec`."""
+    from edgecrack.errors import EngineError
+    from edgecrack.runtime.onnx_metadata import read_spec
+
+    try:
+        before = read_spec(path)
+    except EngineError:  # there is none, or one that is of no use
+        return False
+    return (before.frame, before.camera, before.input_shape) != (spec.frame, spec.camera, spec.input_shape)
 
 
 def _say(text: str) -> None:

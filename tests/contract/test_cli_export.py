@@ -122,6 +122,16 @@ def test_ranges_are_kept_and_all_frames_compared_where_int8_is_refused(checkpoin
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_file_for_another_size_is_not_replaced_unsaid(checkpoint, tmp_path, capsys):
+    arguments = ("--model", "msfnet", "--weights", checkpoint, "-o", tmp_path)
+    told = []
+    for options in ((), (), ("--size", "64x64"), ("--size", "64x64", "--batch", "2")):
+        assert export(*arguments, *options) == 0
+        told.append("msfnet.onnx takes frames of another size, and is replaced" in capsys.readouterr().err)
+    assert told == [False, False, True, True]
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_command_builds_the_engine_too(checkpoint, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     out = tmp_path / "out"
