@@ -199,9 +199,10 @@ class VideoSource(InOrder):
 
     def _check_end(self) -> None:
         # By time, not by index: with a variable frame rate, the declared count is the duration times the rate.
-        declared, is_whole = max(0, self._declared), self._options.end is None
-        end = min(math.inf if is_whole else self._options.end or 0, declared / self._rate if self._rate else 0)
-        if self._time is not None and self._rate and self._time < end - 2 / self._rate:
+        declared, rate = max(0, self._declared), self._rate or math.inf
+        asked = math.inf if self._options.end is None else self._options.end
+        is_whole = asked == math.inf
+        if self._time is not None and self._time < min(asked, declared / rate) - 2 / rate:
             self.truncated_at = self._decoded
             _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
         elif is_whole and is_cut_short(self._path):

@@ -178,9 +178,9 @@ def mend_video(path: Path) -> bool:
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether the file at `path` is an MP4 whose last box goes on behind its end. Raises OSError."""
-    place = 0
-    with path.open("rb") as file:
+    """Whether the file at `path` is an MP4 whose last box goes on behind its end; False if it cannot be read."""
+    place = size = 0
+    with suppress(OSError), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         while place < size:
             file.seek(place)
