@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,37 +26,45 @@ def terminable() -> Iterator[None]:
     if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
+    alarm = signal.getsignal(signal.SIGALRM)
 
-    def raised(number: int) -> None:
+    def raised(number: int, frame: FrameType | None) -> None:
+        _deafen([number])
         raise Terminated
 
-    signal.signal(signal.SIGTERM, _first(raised))
+    signal.signal(signal.SIGTERM, raised)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _first(handle: Callable[[int], None]) -> Callable[[int, FrameType | None], None]:
-    """A handler that calls `handle` at the first signal; a second one kills, unless it is an echo of the first."""
-    came: list[float] = []
+def _deafen(numbers: Iterable[int], again: float = 0.0, late: Callable[[], None] = lambda: None) -> None:
+    """Ignore the signals `numbers` for a moment; after it each kills, and `late` is called every `again` seconds.
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        if not came:
-            came.append(time.monotonic())
-            handle(number)
-        elif time.monotonic() - came[0] > _ECHO:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+    Left to the system, as a handler would not know when a signal came that was sent during a long call.
+    """
+    deaf = list(numbers)
 
-    return handler
+    def tick(number: int, frame: FrameType | None) -> None:
+        if not deaf:
+            late()
+        while deaf:
+            signal.signal(deaf.pop(), signal.SIG_DFL)
+
+    for number in deaf:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, _ECHO, again)
 
 
 @contextmanager
 def stoppable(stop: Callable[[], None]) -> Iterator[None]:
     """Within the block the first Ctrl-C or SIGTERM calls `stop`, and a second one kills the process.
 
-    If the block goes on for a second after that, it is broken off by KeyboardInterrupt, and again each second. When it has
+    If the block goes on for a second after that, it is broken off by KeyboardInterrupt, and again and again. When it has
     ended, a Ctrl-C raises KeyboardInterrupt, and a SIGTERM Terminated. A signal that is ignored stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
@@ -65,19 +72,18 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         return
     caught: list[int] = []
 
-    def end(number: int) -> None:
-        caught.append(number)
-        signal.setitimer(signal.ITIMER_REAL, _GRACE, _GRACE)
-        stop()
-
-    def late(number: int, frame: FrameType | None) -> None:
+    def late() -> None:
         raise KeyboardInterrupt
+
+    def first(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        _deafen(before, _GRACE - _ECHO, late)
+        stop()
 
     signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in signals}
-    alarm = signal.signal(signal.SIGALRM, late)
+    alarm = signal.getsignal(signal.SIGALRM)
     try:
-        first = _first(end)
         for number in signals:
             signal.signal(number, first)
         yield
