@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,9 +16,6 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from edgecrack.errors import ExportError, SpecError
 from edgecrack.files import atomic_path
 from edgecrack.spec import INPUT, METADATA_KEY, ModelSpec
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 NET = "net."  # name prefix of the net's parameters; those of an edge prior do not have it
 
@@ -52,16 +48,6 @@ def write_onnx(model: ModelProto, spec: ModelSpec, path: str | os.PathLike[str])
     with atomic_path(path) as temporary:
         onnx.save(model, os.fspath(temporary))
     return Path(path)
-
-
-def session(source: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
-    """Make an ONNX Runtime CPU session, the numeric reference, for a file or serialised graph; it logs errors only."""
-    import onnxruntime  # imported here: engines may be built on machines without it
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    path_or_bytes = source if isinstance(source, bytes) else os.fspath(source)
-    return onnxruntime.InferenceSession(path_or_bytes, options, providers=["CPUExecutionProvider"])
 
 
 def constants(model: ModelProto) -> dict[str, TensorProto]:

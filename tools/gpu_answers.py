@@ -38,10 +38,12 @@ def compare(answer: Callable[[Images], Images], onnx: Path) -> str:
 def onnxruntime_on_cuda(onnx: Path) -> Callable[[Images], Images]:
     import onnxruntime
 
+    from edgecrack.onnx_session import INEXACT
     from edgecrack.runtime.onnx_metadata import read_spec
 
     provider, pixels = "CUDAExecutionProvider", read_spec(onnx).pixels
-    session = onnxruntime.InferenceSession(str(onnx), providers=[(provider, {"use_tf32": "0"}), "CPUExecutionProvider"])
+    providers = [(provider, {"use_tf32": "0"}), "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(onnx), providers=providers, disabled_optimizers=INEXACT)
     expect(provider in session.get_providers(), "it falls back to the CPU: its CUDA libraries are not found")
 
     def answer(frames: Images) -> Images:

@@ -99,7 +99,8 @@ def _insert(
             nodes.append(_weight(model, known[weight], grid))
             node.input[0], node.input[1] = f"{source}.dequantised", f"{weight}.dequantised"
         nodes.append(node)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in convolutions]
+    used = {name for node in nodes for name in node.input}  # two layers of equal weights share them
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept)

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
@@ -23,8 +22,12 @@ from edgecrack.calibration.placement import quantised_convolutions
 from edgecrack.errors import CalibrationError
 from edgecrack.files import write_atomic
 from edgecrack.fitting import with_pixels
-from edgecrack.onnx_graph import read_onnx, session
+from edgecrack.onnx_graph import read_onnx
+from edgecrack.onnx_session import session
 from edgecrack.spec import INPUT, FrameSpec, ModelSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 VERSION = 1
 PERCENTILES = (99.9, 99.99, 99.999)

@@ -140,7 +140,7 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
             )
             if program is None:
                 raise RuntimeError("torch gave no program")
-            model, same = onnxsim.simplify(program.model_proto)
+            model, _ = onnxsim.simplify(program.model_proto)  # what comes out is compared with the net by `parity`
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         for cause in _chain(error):
             if isinstance(cause, KeyboardInterrupt):  # torch's lazy imports swallow it
@@ -148,8 +148,6 @@ def _traced(deployable: Deployable, spec: ModelSpec) -> ModelProto:
         told = str(error.__cause__ or error).strip().splitlines()[0]  # torch appends pages of advice
         raise ExportError(f"torch {torch.__version__} could not export this net at {spec.frame}: {told}") from error
     _flatten_biases(model)
-    if not same:
-        raise ExportError(f"onnxsim {onnxsim.__version__} changed what this net answers at {spec.frame}")
     return model
 
 

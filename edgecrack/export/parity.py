@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from edgecrack.errors import AccuracyError, ExportError, SpecError
 from edgecrack.fitting import with_pixels
 from edgecrack.metrics import counts, f_score, pool
-from edgecrack.onnx_graph import read_onnx, session
+from edgecrack.onnx_graph import read_onnx
+from edgecrack.onnx_session import session
 from edgecrack.spec import INPUT, OUTPUT, ModelSpec, threshold_level
 
 Images = NDArray[np.uint8]

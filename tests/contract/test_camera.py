@@ -21,7 +21,8 @@ from edgecrack.export.precision import fp16_from_onnx
 from edgecrack.fitting import Fit
 from edgecrack.metrics import counts, f_score, pool
 from edgecrack.models.checkpoint import load_checkpoint
-from edgecrack.onnx_graph import is_layer, read_onnx, session
+from edgecrack.onnx_graph import is_layer, read_onnx
+from edgecrack.onnx_session import session
 from edgecrack.rendering import rendered_frame
 from edgecrack.runtime import CrackDetector, Frame, MaskImages, OverlayImages, OverlayVideo
 from edgecrack.spec import INPUT, FrameSpec, ModelSpec

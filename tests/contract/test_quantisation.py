@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -18,10 +20,14 @@ from edgecrack.calibration.qdq import int8_from_onnx
 from edgecrack.calibration.ranges import Range, Ranges, measure_ranges
 from edgecrack.errors import CalibrationError, SpecError
 from edgecrack.export.graph import exportable, onnx_from_model
+from edgecrack.export.precision import fp16_from_onnx
 from edgecrack.models import MODELS, build_model, rgb_from_frames
-from edgecrack.onnx_graph import NET, read_onnx, session, write_onnx
+from edgecrack.models.checkpoint import load_checkpoint
+from edgecrack.onnx_graph import NET, read_onnx, write_onnx
+from edgecrack.onnx_session import session
 from edgecrack.rendering import rendered_frame
 from edgecrack.spec import FrameSpec, ModelSpec
+from edgecrack.weights import weights_path
 
 FRAME = FrameSpec(64, 96)
 NAMES = tuple(MODELS)
@@ -97,6 +103,36 @@ def test_every_convolution_is_quantised_but_the_float_islands(name, target, fp32
         sources = [walk.writer.get(source) for source in node.input[:2]]
         quantised = [source is not None and source.op_type == "DequantizeLinear" for source in sources]
         assert quantised == ([False, False] if island else [True, True]), weight
+
+
+def test_empty_filters_live_on_in_half_precision(tmp_path):
+    """ONNX Runtime, left to itself, overflows where it rounds their biases."""
+    net, spec = load_checkpoint(weights_path("aelf-unet"))
+    with torch.no_grad():
+        for index, stage in enumerate(net.encoder):
+            layer = stage[0 if index else 2]
+            layer.weight[0], layer.bias[0] = 0, 0.3
+    pruned = onnx_from_model(net, replace(spec, frame=FRAME), tmp_path / "pruned.onnx")
+    int8 = int8_from_onnx(pruned, measure_ranges(pruned, frames()), tmp_path / "int8.onnx")
+    half = fp16_from_onnx(int8, tmp_path / "half.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(str(half), options, providers=["CPUExecutionProvider"])
+    for image in frames():
+        wanted, found = (each.run(None, {"frames": image[None]})[0] for each in (plain, session(half)))
+        assert np.abs(wanted.astype(int) - found).max() <= 2
+
+
+def test_layers_of_equal_weights_may_share_them(nets, tmp_path):
+    net, spec = nets["aelf-unet"]
+    net = deepcopy(net)
+    with torch.no_grad():
+        net.head[2].weight.zero_()
+        net.head[4].weight.zero_()
+    plain = onnx_from_model(net, spec, tmp_path / "plain.onnx")
+    weights = [node.input[1] for node in Walk(plain).nodes if node.op_type == "Conv"]
+    assert len(set(weights)) < len(weights)
+    int8_from_onnx(plain, measure_ranges(plain, frames()), tmp_path / "int8.onnx")  # which checks the graph
 
 
 @pytest.mark.parametrize("target", MOST_BITS)

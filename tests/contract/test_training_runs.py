@@ -266,7 +266,7 @@ def _int8_has_only_convolutions_of_the_net(folder: Path) -> None:
     from edgecrack.calibration.frames import CalibrationFrames
     from edgecrack.calibration.qdq import int8_from_onnx
     from edgecrack.calibration.ranges import measure_ranges
-    from edgecrack.onnx_graph import session
+    from edgecrack.onnx_session import session
     from edgecrack.rendering import rendered_frame
 
     images = [rendered_frame(seed, 64, 64)[0] for seed in range(6)]

@@ -32,14 +32,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "dataset": ({*PICTURES, "layouts"}, {"numpy", "cv2", "scipy"}),
     "inspection": ({*PICTURES, "layouts", "dataset", "fitting", "inspection"}, {"numpy", "cv2"}),
     "metrics": ({"errors", "spec"}, {"numpy", "cv2"}),
+    "onnx_session": (set(), {"onnxruntime"}),
     "onnx_graph": (
         {*FILES, "spec"},
-        {"numpy", "onnx", "onnxruntime", "google"},
+        {"numpy", "onnx", "google"},
     ),  # protobuf, whose errors onnx passes on
     "rendering": ({"errors", "spec", "rendering"}, {"numpy", "cv2"}),
     "runtime": (
-        {*PICTURES, "fitting", "runtime"},
-        {"numpy", "cv2", "openvino", "onnxruntime", "av"},
+        {*PICTURES, "fitting", "onnx_session", "runtime"},
+        {"numpy", "cv2", "openvino", "av"},
     ),
     "runtime.gstreamer": ({"errors", "runtime"}, {"numpy", "gi"}),
     "runtime.page": ({"board", "errors", "runtime"}, {"numpy", "cv2", "starlette", "uvicorn"}),
@@ -55,10 +56,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "speed.plain_script": (set(), {"numpy", "cv2", "onnxruntime"}),
     "calibration": (
-        {*PICTURES, "dataset", "fitting", "metrics", "onnx_graph", "calibration"},
+        {*PICTURES, "dataset", "fitting", "metrics", "onnx_graph", "onnx_session", "calibration"},
         {"numpy", "cv2", "onnx", "onnxruntime"},
     ),
-    "export": ({*FILES, "spec", "fitting", "metrics", "onnx_graph", "export"}, {"numpy", "onnx", "onnxruntime"}),
+    "export": ({*FILES, "spec", "fitting", "metrics", "onnx_graph", "onnx_session", "export"}, {"numpy", "onnx"}),
     "export.engine": (
         {*FILES, "spec", "cuda_probe", "engine_file", "memory", "onnx_graph", "tensorrt_library"},
         {"onnx"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -12,15 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecrack.onnx_session import session
 from edgecrack.runtime.backends.calls import Answer, Calls, check_io, library_errors
 from edgecrack.runtime.onnx_metadata import read_spec
 from edgecrack.spec import INPUT, OUTPUT
-
-# From 1.29 on it sends telemetry and stores a device id in the home folder; it reads this when imported.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
-
-_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend(Calls):
@@ -32,10 +26,8 @@ class OnnxRuntimeBackend(Calls):
     def __init__(self, path: Path) -> None:
         super().__init__(read_spec(path))
         self._path = path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
         with library_errors(self.name, f"load {path}"):
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = session(path)
             ends = [*self._session.get_inputs(), *self._session.get_outputs()]
             check_io(self.spec, {end.name: (end.type[len("tensor(") : -1], tuple(end.shape)) for end in ends})
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgecrack-onnxruntime")
