@@ -14,7 +14,7 @@ import numpy as np
 
 from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
 from edgecrack.errors import FrameError, SourceError
-from edgecrack.layouts import find_pairs
+from edgecrack.layouts import find_pairs, located
 from edgecrack.memory import available_memory
 from edgecrack.rendering import DEMO_SEEDS, rendered_frame
 
@@ -63,8 +63,9 @@ class Kept:
         if index in self._kept:
             return self._kept[index]
         frame = self.frames[index]
-        self._left -= frame.image.nbytes + (frame.mask.nbytes if frame.mask is not None else 0)
-        if self._left >= 0:
+        size = frame.image.nbytes + (frame.mask.nbytes if frame.mask is not None else 0)
+        if size <= self._left:
+            self._left -= size
             self._kept[index] = frame
         return frame
 
@@ -168,7 +169,7 @@ def open_training_sets(
     labelled: list[Frames] = []
     for folder, dataset in zip(folders, opened, strict=True):
         report(f"{dataset.name}: {dataset.layout}, {len(dataset)} frames to train on")
-        unpaired = find_pairs(Path(folder).resolve(), "train").unpaired
+        unpaired = find_pairs(located(folder), "train").unpaired
         wrong = [f"{path} {what}" for path, what in unpaired]
         frames = CentreLines(dataset) if dataset.layout == "CrackTree" else dataset
         labelled.append(without_bad(Kept(frames, budget), wrong, skip_bad=skip_bad, report=report))
@@ -188,16 +189,17 @@ def open_training_sets(
 
 
 def _told_apart(folders: Sequence[str], opened: Sequence[Dataset]) -> list[Dataset]:
-    """Prefix the names of data sets that share one with their parent folder's, since scores are kept by name."""
-    paths = [Path(folder).resolve() for folder in folders]
-    homes = {
-        dataset.name: {path for path, one in zip(paths, opened, strict=True) if one.name == dataset.name}
-        for dataset in opened
-    }
-    return [
-        replace(dataset, name=f"{path.parent.name}/{dataset.name}") if len(homes[dataset.name]) > 1 else dataset
-        for path, dataset in zip(paths, opened, strict=True)
-    ]
+    """Prefix names that sets share with those of their parent folders, as many as it takes: scores are kept by name."""
+    paths, named = [located(folder) for folder in folders], list(opened)
+    for parents in range(1, max((len(path.parts) for path in paths), default=1)):
+        homes: dict[str, set[Path]] = {}
+        for path, one in zip(paths, named, strict=True):
+            homes.setdefault(one.name, set()).add(path)
+        named = [
+            replace(one, name="/".join((*path.parent.parts[-parents:], own.name))) if len(homes[one.name]) > 1 else one
+            for path, one, own in zip(paths, named, opened, strict=True)
+        ]
+    return named
 
 
 def kept_bytes() -> int:

@@ -60,6 +60,7 @@ class Progress:
     worse: int = 0  # validations since the best
     validated: int = 0  # the step of the last validation
     plateau: Plateau = field(default_factory=Plateau)
+    scaler: dict[str, float] = field(default_factory=dict)  # of the loss in fp16
 
 
 class Trainer:
@@ -117,6 +118,8 @@ class Trainer:
             self._load()
         elif (folder / LAST).exists():
             raise SpecError(f"{folder} holds a run already; continue it with --resume or choose another folder")
+        else:
+            self.log.cut(0)  # of a run that ended before it had saved anything
 
     def run(self, report: Report, validate_every: float = 300.0, tick: Tick | None = None) -> Path:
         """Train to the end or to KeyboardInterrupt, which saves and is re-raised; returns the best checkpoint's path.
@@ -322,6 +325,7 @@ class Trainer:
             for key, value in state.items()
             if value is not None
         }
+        self.made.scaler = self.stepper.scaler.state_dict() if self.stepper.scaler else {}
         parts = {"net": self.net.state_dict(), "optimiser": moments, "average": self.average.tensors}
         parts["objective"] = self.objective.tensors()
         if self.learner.added is not None:
@@ -347,6 +351,8 @@ class Trainer:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        if self.stepper.scaler and self.made.scaler:
+            self.stepper.scaler.load_state_dict(self.made.scaler)
         self.log.cut(self.made.step)
 
 

@@ -125,7 +125,7 @@ class Stepper:
             raise TrainingError(f"the loss is {value} at step {number}; lower the learning rate")
         if not math.isfinite(size):  # a step would make all weights NaN, and the next checkpoint
             self._overflows += 1
-            if not self._scaled or self._overflows > self.ALLOWED_OVERFLOWS:
+            if self.scaler is None or self._overflows > self.ALLOWED_OVERFLOWS:
                 raise TrainingError(f"the gradient is {size} at step {number}; lower the learning rate")
         else:
             self._overflows = 0
@@ -133,8 +133,9 @@ class Stepper:
         return value, size
 
     @property
-    def _scaled(self) -> bool:
-        return getattr(self.fabric._precision, "scaler", None) is not None
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler of the loss, in fp16 only; a resumed run goes on with its state."""
+        return getattr(self.fabric._precision, "scaler", None)
 
     def mean(self, value: Tensor) -> float:
         """The mean of a number over all processes."""

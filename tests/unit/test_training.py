@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from roads import Roads
 
 from edgecrack.cli.stopping import terminable
@@ -163,6 +165,38 @@ def test_a_run_that_is_interrupted_and_resumed_ends_as_an_undisturbed_one(tmp_pa
     run(tmp_path / "parts", name, resume=True)
     assert same(tmp_path / "whole", tmp_path / "parts")
     assert log(tmp_path / "whole")[-1]["held_back_f1_2px"] == log(tmp_path / "parts")[-1]["held_back_f1_2px"]
+
+
+def test_the_scale_of_the_loss_in_half_precision_is_resumed_too(tmp_path: Path) -> None:
+    def go(folder: Path, *, stop: int = 99, resume: bool = False) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)  # overflows at first
+        half = MixedPrecision("16-mixed", device="cpu", scaler=scaler)
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=[half])
+        fabric.launch()
+        recipe = Recipe(**{**TINY, "steps": 10, "precision": "fp32"})
+        spec = ModelSpec("msfnet", NARROW["msfnet"])
+        training = Trainer(spec, recipe, [Roads()], [Roads("held", 9)], folder, resume=resume, fabric=fabric)
+        presses = iter(range(1, 99))
+        training.optimiser.register_step_post_hook(
+            lambda *_: signal.raise_signal(signal.SIGINT) if next(presses) == stop else None
+        )
+        training.run(lambda _: None)
+
+    go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts", stop=2)
+    go(tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_that_failed_before_it_saved_leaves_no_lines_to_the_next(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        run(tmp_path, learning_rate=1e30)
+    run(tmp_path)
+    lines = (tmp_path / "steps.csv").read_text().splitlines()[1:]
+    steps = [int(line.partition(",")[0]) for line in lines]
+    assert steps == sorted(set(steps))
+    assert all("e+" not in line for line in lines)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -81,6 +81,21 @@ def test_sets_of_one_name_are_told_apart_and_the_same_one_twice_is_one(walls: Pa
     assert [frames.name for frames in train] == ["walls", "walls"]
 
 
+def test_sets_of_one_name_in_folders_of_one_name_are_told_apart(walls: Path) -> None:
+    homes = [walls.parent / side / "road" / "walls" for side in ("north", "south")]
+    for home in homes:
+        shutil.copytree(walls, home)
+    train, _ = open_training_sets(list(map(str, homes)), rendered=0)
+    assert [frames.name for frames in train] == ["north/road/walls", "south/road/walls"]
+
+
+def test_a_frame_that_is_too_large_to_keep_leaves_the_room_to_others() -> None:
+    small, large = (np.zeros((side, side, 3), np.uint8) for side in (4, 90))
+    kept = Kept(Listed("set", [(large, None), (small, None)]), budget=1000)
+    _ = kept[0]
+    assert kept[1] is kept[1]
+
+
 def test_one_frame_cannot_be_trained_on_and_held_back() -> None:
     with pytest.raises(SourceError, match="has 1 frames to train on; wanted at least 2"):
         hold_back(Listed("set", [blank()]))
