@@ -17,15 +17,21 @@ _AT_ONCE = 250  # draws per block, to bound memory whatever their number
 Interval = tuple[float, float]
 
 
-def sampled(score: Callable[[Floats], dict[str, Floats]], frames: int, draws: int, seed: int) -> dict[str, Floats]:
+def sampled(
+    score: Callable[[Floats], dict[str, Floats]], frames: int, draws: int, seed: int, cracked: Floats
+) -> dict[str, Floats]:
     """Metric -> float64 (draws,): `score` on each of `draws` bootstrap draws of `frames` frames.
 
-    Draws depend on `frames` and `seed` alone, so that two models on the same frames get the same ones. Empty without
-    draws or with a single frame.
+    `cracked` is 1 for each frame with a crack, else 0. A draw without a crack is left out if there are cracks at all: it
+    would score 1 or 0 whatever the model does. Draws depend on `frames`, `cracked` and `seed` alone, so that two models on
+    the same frames get the same ones. Empty without draws or with a single frame.
     """
     if draws < 1 or frames < 2:
         return {}
-    parts = [score(weights) for weights in _weights(frames, draws, seed)]
+    blocks = _weights(frames, draws, seed)
+    if cracked.any():
+        blocks = (weights[weights @ cracked > 0] for weights in blocks)
+    parts = [score(weights) for weights in blocks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -34,7 +34,7 @@ _NOTES = {
     "Within 0.75 % of the diagonal": "The tolerance of the boundary benchmarks, by distance; they thin the prediction and "
     "match pixels one to one, which is not done here.",
     "ODS, OIS, AP, AIU": "ODS: best F1 with one threshold for all frames. OIS: each frame at its own best, counts pooled. AP: "
-    "area under precision over recall by steps, at 255 thresholds. AIU: the mean, over thresholds and frames, of the IoU.",
+    "area under precision over recall by steps, at 256 thresholds. AIU: the mean, over thresholds and frames, of the IoU.",
     "Patch F1": "Patches of 32 x 32 px. True when 5 % of it is crack, found when half of that is predicted; any other is a "
     "false positive when 5 % of it fires.",
     "False alarms": "Pieces that fire at the model's threshold, further than 2 px from every label, by traits that can be "

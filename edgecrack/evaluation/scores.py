@@ -116,7 +116,8 @@ class Evaluation:
     def samples(self) -> dict[str, Floats]:
         """Metric -> float64 (draws,): its values on the bootstrap draws of the frames; empty without draws."""
         start = perf_counter()
-        found = sampled(self._scored, len(self.frames), self.draws, self.seed)
+        cracked = np.array([self.labelled and frame.strict.truth > 0 for frame in self.frames], np.float64)
+        found = sampled(self._scored, len(self.frames), self.draws, self.seed, cracked)
         self.seconds["intervals"] = perf_counter() - start
         return found
 

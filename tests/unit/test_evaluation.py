@@ -17,6 +17,7 @@ from edgecrack import metrics
 from edgecrack.dataset import Dataset, LabelledFrame, open_dataset
 from edgecrack.errors import FrameError, MissingDependency, SourceError
 from edgecrack.evaluation import evaluate, save_precision_recall
+from edgecrack.evaluation.bootstrap import sampled
 from edgecrack.evaluation.protocols import BLOCKS, LABELS
 from edgecrack.evaluation.table import table
 from edgecrack.spec import ModelSpec
@@ -231,6 +232,17 @@ def test_a_draw_scores_what_its_frames_do(folder: Callable[[bool], Dataset]) -> 
     patches = [frame.patches for frame in frames]
     assert drawn["patch_f1"] == pytest.approx(metrics.patch_f1(sum(patches[1:], patches[0]))[level])
     assert drawn["iou_frame_mean"] == pytest.approx(np.mean([metrics.iou(frame)[level] for frame in strict]))
+
+
+def test_a_draw_without_any_crack_counts_for_nothing() -> None:
+    """It would score 1 or 0 whatever the model does; and of 40 frames with two cracks one draw in eight is one."""
+    cracked = np.zeros(40)
+    cracked[:2] = 1
+    (found,) = sampled(lambda weights: {"cracks": weights @ cracked}, 40, 1000, 0, cracked).values()
+    assert found.min() >= 1
+    assert 800 < len(found) < 950
+    (found,) = sampled(lambda weights: {"frames": weights.sum(axis=1)}, 40, 1000, 0, np.zeros(40)).values()
+    assert len(found) == 1000
 
 
 def test_one_frame_has_no_interval(folder: Callable[[bool], Dataset]) -> None:
