@@ -10,6 +10,8 @@ import typer
 from edgecrack.cli.training import FOLDERS, HED, MODEL, SETTING, SKIP_BAD, opened_data, planned, starting_net, telling
 
 if TYPE_CHECKING:
+    from edgecrack.spec import ModelSpec
+    from edgecrack.training.recipes import Recipe
     from edgecrack.training.search import Point
 
 
@@ -60,13 +62,17 @@ def search(
     sets, held_back, _ = opened_data(plan, data, "", 1.0, rendered, skip_bad)
     about = f"{spec.to_json()} {plan.to_json()} {[(frames.name, len(frames)) for frames in sets]}"
     found = Search(folder, _grid(model, grid) if grid else AELF_GRID, about)
-    fabric = open_fabric(device, precision=plan.precision)
+
+    def planned_at(point: Point) -> tuple[ModelSpec, Recipe]:
+        return planned(model, recipe, [*told, *(f"{name}={value}" for name, value in point.items())], width, None, None)
+
+    for point in found.points:  # what cannot be fails now, and not after the runs before it
+        planned_at(point)
 
     def evaluate(point: Point) -> float:
         run = folder / in_words(point)
-        chosen, changed = planned(
-            model, recipe, [*told, *(f"{name}={value}" for name, value in point.items())], width, None, None
-        )
+        chosen, changed = planned_at(point)
+        fabric = open_fabric(device, precision=changed.precision)
         torch.manual_seed(changed.seed)
         net, chosen = starting_net(chosen, None, hed if needs_hed(chosen) else None, None)
         drawing = drawing_threads(fabric.device.type, 1)

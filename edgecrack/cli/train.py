@@ -83,6 +83,7 @@ def train(
     import cv2
     import torch
 
+    from edgecrack.models.checkpoint import load_spec
     from edgecrack.training.fit import Trainer
     from edgecrack.training.machine import drawing_threads, open_fabric
     from edgecrack.training.states import LAST
@@ -92,7 +93,8 @@ def train(
     cv2.setNumThreads(1)
     flags = {"steps": steps, "minutes": minutes, "batch": batch, "crop": crop, "learning_rate": learning_rate}
     told = [f"{name}={value}" for name, value in (flags | {"seed": seed}).items() if value is not None]
-    folder = out or Path("runs") / (model or "net")
+    named = model or (load_spec(start).name if start else "net")
+    folder = out or Path("runs") / named
     if resume and nodes == 1 and not (folder / LAST).exists():  # killed before it had anything to keep
         typer.echo(f"nothing to resume in {folder}: the run begins", err=True)
         resume = False

@@ -95,10 +95,10 @@ def opened_data(
 
 def _kept_apart(folder: Path, held: Collection[str]) -> Iterator[Path]:
     """The images of a labelled set that nothing may be learnt from: of other lists than train, and those held back."""
-    from edgecrack.layouts import find_pairs
+    from edgecrack.layouts import find_pairs, located
 
-    train = {*find_pairs(folder.resolve(), "train").images}
-    for image in find_pairs(folder.resolve()).images:
+    train = {*find_pairs(located(folder), "train").images}
+    for image in find_pairs(located(folder)).images:
         if image not in train or image.stem in held:
             yield image.resolve()
 

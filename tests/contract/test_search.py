@@ -77,6 +77,14 @@ def test_the_search_command_trains_a_net_for_each_point(tmp_path: Path, roads: P
     assert "aelf-unet has no switch 'colour'" in wrong.stderr
 
 
+def test_a_point_that_cannot_be_is_told_before_the_first_is_trained(tmp_path: Path, roads: Path) -> None:
+    told = ["--data", roads, *SMALL, "--steps", "1", "--set", "crop=32"]
+    done = here("search", *told, "--grid", "learning_rate=0.001,-1", "-o", tmp_path)
+    assert done.returncode == 1
+    assert "learning_rate must be above 0" in done.stderr
+    assert not list(tmp_path.glob("learning_rate=*"))
+
+
 def test_a_point_that_diverges_ends_no_search_and_sizes_can_be_searched(tmp_path: Path, roads: Path) -> None:
     told = ["--data", roads, *SMALL, "--steps", "2"]
     done = here("search", *told, "--grid", "learning_rate=1e30,1e-4", "--set", "crop=32", "-o", tmp_path / "a")
