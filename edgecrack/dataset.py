@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecrack.errors import FrameError, MissingDependency, SourceError
 from edgecrack.images import is_image_name, list_images, read_image, read_mask
-from edgecrack.layouts import find_pairs
+from edgecrack.layouts import find_pairs, located
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def open_dataset(path: str | os.PathLike[str], split: str | None = None, *, skip
     All images are used without a `split`, or when the data set has no splits. A folder with images only has no labels.
     Raises SourceError, naming what is missing, also for an image without a mask unless `skip_unpaired`.
     """
-    path = Path(path).resolve()  # "." has no name
+    path = located(path)
     pairs = find_pairs(path, split)
     if pairs.unpaired and not skip_unpaired:
         first, wrong = pairs.unpaired[0]
@@ -151,7 +151,7 @@ def open_images(path: str | os.PathLike[str], split: str | None = None, *, witho
 
     Raises SourceError as `open_dataset` does, except for missing masks.
     """
-    path = Path(path).resolve()
+    path = located(path)
     pairs = find_pairs(path, split)
     alone = [image for image, _ in pairs.unpaired if is_image_name(image) and image.is_file()]
     images = tuple(image for image in sorted({*pairs.images, *alone}) if image.resolve() not in without)

@@ -49,4 +49,4 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write `data` to `path` atomically. Raises SourceError when it cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)

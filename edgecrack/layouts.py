@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def find_pairs(path: Path, split: str | None = None) -> Pairs:
     """
     with _readable(path):
         return _recognised(path)[1](split)
+
+
+def located(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a data set; of a CSV that is a link, the link, since its rows are relative to that."""
+    path = Path(path)
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def splits_of(path: Path) -> tuple[str, ...]:

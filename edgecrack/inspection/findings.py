@@ -17,7 +17,7 @@ import numpy as np
 from edgecrack.errors import SourceError
 from edgecrack.inspection.frames import Frame, look_at
 from edgecrack.inspection.likeness import Waves, alike
-from edgecrack.layouts import Pairs, find_pairs, splits_of
+from edgecrack.layouts import Pairs, find_pairs, located, splits_of
 
 FEW = 0.05  # of the masks: problems of fewer than this are not blamed on the data set
 
@@ -124,7 +124,7 @@ def inspect(path: Path, track: Track = lambda frames, _: frames) -> Inspection:
     `track` wraps the iterable of frames, given their count, for example in a progress bar.
     Raises SourceError if there is no data set.
     """
-    path = path.resolve()
+    path = located(path)
     splits = splits_of(path)
     parts = {split: find_pairs(path, split or None) for split in splits or ("",)}
     wanted = [frame for split, pairs in parts.items() for frame in _listed(split, pairs)]
@@ -182,26 +182,18 @@ def _alike(frames: Sequence[Frame]) -> list[Problem]:
     if list(seen) == [""]:
         all_of_it = seen[""]
         waves = [waves for _, waves in all_of_it]
-        pairs = _first_of_each((other, one) for one, other in alike(waves, waves) if one < other)
         return [
             Problem("twice", (all_of_it[one][0], all_of_it[other][0]), f"the same as {all_of_it[other][0].name}")
-            for other, one in pairs
+            for other, one in alike(waves, waves)
+            if one < other
         ]
     found = []
     for one, other in combinations(seen, 2):
         pairs = alike([waves for _, waves in seen[one]], [waves for _, waves in seen[other]])
-        for first, second in _first_of_each(pairs):
+        for first, second in pairs:
             files = (seen[one][first][0], seen[other][second][0])
             found.append(Problem("in two splits", files, f"{one}, the same as {files[1].name} of {other}"))
     return found
-
-
-def _first_of_each(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """One pair for each first number: of many pictures that are all alike every pair would be a problem."""
-    least: dict[int, int] = {}
-    for one, other in pairs:
-        least[one] = min(other, least.get(one, other))
-    return sorted(least.items())
 
 
 def _summary(frames: Sequence[Frame]) -> dict[str, Any]:

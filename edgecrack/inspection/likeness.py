@@ -27,18 +27,18 @@ def waves_of(image: NDArray[np.uint8]) -> Waves:
 
 
 def alike(first: Sequence[Waves], second: Sequence[Waves]) -> list[tuple[int, int]]:
-    """Near-duplicate pairs (index in `first`, index in `second`), under any mirroring and quarter turn."""
+    """(index in `first`, least index in `second`) of near-duplicates, under any mirroring and quarter turn."""
     if not (len(first) and len(second)):
         return []
-    found: set[tuple[int, int]] = set()
+    found: list[tuple[int, int]] = []
     ours = np.stack(first)
     theirs = _bits(np.stack(second))
     for start in range(0, len(ours), _AT_ONCE):
-        for turned in _turned(ours[start : start + _AT_ONCE]):
-            agreed = _bits(turned) @ theirs.T  # number of equal bits minus number of different bits
-            for one, other in np.argwhere(agreed > (1 - 2 * LIKE) * theirs.shape[1]):
-                found.add((start + int(one), int(other)))
-    return sorted(found)
+        block = _turned(ours[start : start + _AT_ONCE])
+        # number of equal bits minus number of different bits
+        like = np.logical_or.reduce([_bits(turned) @ theirs.T > (1 - 2 * LIKE) * theirs.shape[1] for turned in block])
+        found += [(start + int(one), int(like[one].argmax())) for one in np.flatnonzero(like.any(axis=1))]
+    return found
 
 
 def _bits(waves: NDArray[np.int8]) -> NDArray[np.float32]:

@@ -84,5 +84,6 @@ def _outline(picture: Picture, mask: NDArray[np.bool_]) -> None:
 
 def _text(text: str, width: int, ground: tuple[int, int, int]) -> Picture:
     line = np.full((_LINE, width, 3), ground, np.uint8)
+    text = text.encode(errors="replace").decode()  # OpenCV crashes at the name of a file that is not UTF-8
     cv2.putText(line, text[-width // 8 :], (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
     return line

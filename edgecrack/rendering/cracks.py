@@ -89,7 +89,8 @@ def _gaping(rng: np.random.Generator, habit: CrackHabit, path: Matrix, width: fl
     count = len(path)
     step = np.gradient(path, axis=0)
     aside = np.column_stack([-step[:, 1], step[:, 0]]) / np.maximum(np.linalg.norm(step, axis=1), 1e-12)[:, None]
-    aside = np.column_stack([np.convolve(axis, np.ones(9) / 9, "same") for axis in aside.T])
+    near = min(9, count)  # "same" is of the longer one
+    aside = np.column_stack([np.convolve(axis, np.ones(near) / near, "same") for axis in aside.T])
     ends = np.minimum(1.0, np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.2 * count + 1)) ** 0.7
     open_here = width * ends * np.clip(1.0 + 0.25 * unrest(rng, count, 48), 0.3, 1.6)
     many = int(np.clip(width / habit.pixel / 2.5, 4, 14))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 
 from edgecrack.cli import app
 from edgecrack.errors import SourceError
+from edgecrack.files import write_atomic
 from edgecrack.images import read_grey, read_image, read_mask, write_image
 from edgecrack.inspection import Inspection, inspect
 from edgecrack.inspection.alignment import shift_of
@@ -252,6 +256,23 @@ def test_of_many_pictures_that_are_all_alike_each_is_named_once(walls: Path) -> 
     assert [[path.name for path in problem.files] for problem in found] == [
         ["3.png", f"{index}.png"] for index in range(90, 95)
     ]
+
+
+def test_a_name_that_is_not_utf_8_has_a_place_in_the_montage_and_the_report(walls: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"ri\xdf")
+    for name in ("train.txt", "test.txt"):
+        (walls / name).unlink()
+    for folder in ("images", "masks"):
+        first = min((walls / folder).iterdir())
+        first.rename(first.with_name(odd + first.suffix))
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecrack", "data", "check", walls, "--out", tmp_path / "out"],
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    write_atomic(tmp_path / "names.csv", odd)
+    assert (tmp_path / "names.csv").read_bytes() == b"ri\xdf"
 
 
 def test_images_alone_can_be_looked_at(walls: Path) -> None:

@@ -204,6 +204,14 @@ def test_a_list_of_pairs_names_what_is_missing_and_what_is_no_pair(tmp_path: Pat
         open_dataset(tmp_path, "train")
 
 
+def test_a_csv_that_is_a_link_is_that_of_the_folder_it_stands_in(tmp_path: Path) -> None:
+    csv_of_pairs(tmp_path / "here")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "here" / "pairs.csv").rename(tmp_path / "store" / "a1b2")
+    (tmp_path / "here" / "pairs.csv").symlink_to(tmp_path / "store" / "a1b2")
+    assert len(open_dataset(tmp_path / "here" / "pairs.csv")) == len(open_dataset(tmp_path / "here")) == 3
+
+
 @pytest.mark.parametrize("name", ["train.txt", "pairs.csv"])
 def test_a_list_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
     cracktree(tmp_path)

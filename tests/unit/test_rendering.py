@@ -71,6 +71,12 @@ def test_a_long_drive_keeps_no_more_blocks_than_it_needs() -> None:
     assert len(road._blocks) <= 48
 
 
+@pytest.mark.parametrize(("seed", "width", "view"), [(5100, 32, "down"), (5030, 400, "forward")])
+def test_a_crack_may_be_shorter_than_what_smooths_it(seed: int, width: int, view: str) -> None:
+    image, mask = RenderedRoad(seed, 32, width, view=view).frame(0)
+    assert image.shape[:2] == mask.shape == (32, width)
+
+
 def test_cracks_are_darker_than_what_is_beside_them(frames: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> None:
     differences = []
     for image, mask in frames:
