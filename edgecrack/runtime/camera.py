@@ -267,9 +267,12 @@ class Camera:
             )
         self._drop(self._waiting.popleft().index, "newer")
 
-    def is_stale(self, frame: Frame) -> bool:
-        """Whether `frame` is older than `SourceOptions.staleness`; never where no frame may be dropped."""
-        age = time.monotonic() - (frame.monotonic or 0.0)
+    def is_stale(self, frame: Frame, since: float = 0.0) -> bool:
+        """Whether `frame` is older than `SourceOptions.staleness`, or was at hand that long since `since`.
+
+        Never where no frame may be dropped.
+        """
+        age = time.monotonic() - max(since, frame.monotonic or 0.0)
         return self.drops and age > self._options.staleness
 
     def _drop(self, index: int, cause: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -187,10 +188,13 @@ class CrackDetector(Closing):
                     if fresh and work.is_overdue:
                         fresh.leave_out(work.frame, "stale")
                         continue
+                    handed = time.monotonic()
                     yield work.frame, work.detection(self.threshold)
-                    if fresh:  # a slow caller gets newer frames
+                    if fresh:  # a slow caller gets newer frames; a slow net drops none
                         for waiting in pending:
-                            waiting.is_overdue |= fresh.is_stale(waiting.frame)
+                            if not waiting.is_overdue and fresh.is_stale(waiting.frame, handed):
+                                waiting.is_overdue = True
+                                fresh.put_first(waiting.frame)
             self._needs_drain = False
         finally:
             if self._needs_drain:  # left early: collect the answers only to discard them

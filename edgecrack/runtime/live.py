@@ -77,9 +77,16 @@ class LiveSource(Closing):
         """Whether any camera may drop frames."""
         return any(camera.drops for camera in self.parts)
 
-    def is_stale(self, frame: Frame) -> bool:
-        """Whether a frame that was handed out is older than its camera's frames may become."""
-        return self._camera_of(frame).is_stale(frame)
+    def is_stale(self, frame: Frame, since: float) -> bool:
+        """Whether a frame that was handed out has waited since `since` for longer than its camera's frames may."""
+        return self._camera_of(frame).is_stale(frame, since)
+
+    def put_first(self, frame: Frame) -> None:
+        """Give the camera of `frame`, which is to be dropped, the next turn, or it might never get one."""
+        with self._news:
+            camera = self._camera_of(frame)
+            self._turns.remove(camera)
+            self._turns.appendleft(camera)
 
     def leave_out(self, frame: Frame, cause: str, reason: str | None = None) -> None:
         """Count a frame that was handed out as dropped for `cause`; warns with `reason`, if any, once per camera."""

@@ -51,6 +51,25 @@ def test_cameras_take_turns_however_fast_each_is():
     assert account.dropped == {"newer": 52}
 
 
+def test_a_camera_whose_frame_is_to_be_dropped_has_the_next_turn():
+    one, other = Scripted(), Scripted()
+    with several(one, other) as source:
+        frames, seen = iter(source), []
+        for index in range(1, 6):
+            one.script.put(picture())
+            other.script.put(picture())
+            if index == 1:
+                next_frame = next(frames)
+            wait_for(source, index, index)
+            next_frame = next(frames)
+            seen.append(next_frame.source)
+            if seen[-1] == "b":
+                source.put_first(next_frame)
+        source.stop()
+        assert list(frames) == []
+    assert "a" not in seen[seen.index("b") :]
+
+
 def test_events_keep_their_order_though_the_clock_is_set_back(monkeypatch):
     camera = Scripted(picture(), LOST, picture())
     clock = iter(range(10**6, 0, -1))
