@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -126,7 +127,7 @@ class VideoSource(InOrder):
         self.truncated_at: int | None = None
         self._path = path
         self._capture, self._resting = _capture(path), False
-        self._rate = self._capture.get(cv2.CAP_PROP_FPS) or None
+        self._rate = _rate_of(path, self._capture)
         # The rate of the frames handed out, so that a video recorded from them plays at the original speed.
         self.rate = self._rate and self._rate / options.every
         self._declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -135,6 +136,7 @@ class VideoSource(InOrder):
         self._next = 0  # index of the next frame
         self._decoded = 0  # frames decoded in this pass through the file
         self._time: float | None = None
+        self._lacks = False  # whether it was said that frames are missing
 
     def rest(self) -> None:
         """Close the file, which takes memory and threads, until the first frame is requested."""
@@ -204,12 +206,16 @@ class VideoSource(InOrder):
         is_whole = asked == math.inf
         if self._time is not None and self._time < min(asked, declared / rate) - 2 / rate:
             self.truncated_at = self._decoded
-            _log.warning("%s ends after %d of %d frames: it is truncated", self.name, self._decoded, declared)
+            why = "it is truncated or trimmed, or its sound is longer"
+            _log.warning("%s ends after %d of %d frames: %s", self.name, self._decoded, declared, why)
         elif is_whole and is_cut_short(self._path):
             self.truncated_at = self._decoded
             _log.warning("%s ends in the middle, after %d frames: it is truncated", self.name, self._decoded)
-        elif is_whole and declared - self._decoded - self.dropped["damaged"] > max(2, declared / 50):
-            why = "parts of it are damaged, or its rate varies"
+        elif (
+            is_whole and declared - self._decoded - self.dropped["damaged"] > max(2, declared / 50) and not self._lacks
+        ):
+            self._lacks = True  # said once, not after each pass of a loop
+            why = "its rate varies, or parts of it are damaged"
             _log.warning("%s has %d frames where its length means %d: %s", self.name, self._decoded, declared, why)
 
     def _expected(self) -> int | None:
@@ -303,6 +309,18 @@ def _left(count: int, options: SourceOptions) -> int:
 def _before(options: SourceOptions) -> int:
     """The number of frames selected by `every` that precede the first requested one."""
     return math.ceil(options.first / options.every)
+
+
+def _rate_of(path: Path, capture: cv2.VideoCapture) -> float | None:
+    """The frame rate; of a raw stream, which has no length, what the stream itself says: OpenCV answers 25 for each."""
+    if capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0:
+        with suppress(ImportError, OSError, ValueError, IndexError):
+            import av
+
+            with av.open(str(path.absolute())) as file:
+                if rate := file.streams.video[0].guessed_rate:
+                    return float(rate)
+    return capture.get(cv2.CAP_PROP_FPS) or None
 
 
 def _capture(path: Path) -> cv2.VideoCapture:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _TICK = Fraction(1, 90000)  # seconds; time base of frames with timestamps: usual intervals are multiples of it
 _LARGEST = 1 << 22  # bytes of the largest fragment; that of a 4K frame is about 1 MB
+_BOXES = {
+    *b"ftyp moov mdat moof mfra free skip wide uuid udta meta sidx styp emsg prft".split()
+}  # of an MP4's top level
 _FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -187,8 +190,8 @@ def is_cut_short(path: Path) -> bool:
             head = file.read(16)
             length = int.from_bytes(head[:4], "big")
             length = int.from_bytes(head[8:], "big") if length == 1 else length  # of over 4 GB
-            if length < 8 or (place == 0 and head[4:8] != b"ftyp"):
-                return False  # 0: up to the end of the file
+            if length < 8 or head[4:8] not in _BOXES or (place == 0 and head[4:8] != b"ftyp"):
+                return False  # 0: up to the end of the file; no box: something that was put behind the video
             place += length
     return place > size
 

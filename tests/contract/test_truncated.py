@@ -90,8 +90,6 @@ def test_a_video_that_was_cut_gives_what_it_holds_or_one_line(videos, model, tmp
     else:
         assert len(lines) >= decodable(path)
         if name not in ("a.mjpeg", "ours.mp4"):  # which say nowhere how long they are
-            assert [message for message in caplog.messages if message.endswith("it is truncated")] or len(
-                lines
-            ) > FRAMES - 3
+            assert [message for message in caplog.messages if "it is truncated" in message] or len(lines) > FRAMES - 3
         with av.open(str(out / "overlay.mp4")) as file:
             assert sum(1 for _ in file.decode(video=0)) == len(lines)
