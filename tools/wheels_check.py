@@ -66,6 +66,10 @@ def extras() -> dict[str, list[str]]:
         extra = str(requirement.marker).split('"')[1] if requirement.marker else ""
         requirement.marker = None
         found.setdefault(extra, []).append(str(requirement))
+    for names in found.values():  # of an extra that takes in another, as search does train
+        for line in [line for line in names if Requirement(line).name == "edgecrack"]:
+            names.remove(line)
+            names += [name for extra in Requirement(line).extras for name in found[extra]]
     return {extra: found[""] + (names if extra else []) for extra, names in found.items()}
 
 

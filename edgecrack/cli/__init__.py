@@ -106,7 +106,9 @@ def main(arguments: list[str] | None = None) -> Any:
         if not error.path or Path(error.path).suffix == ".py":
             raise
         wanted = (
-            "; apt install libgl1, or opencv-python-headless in place of opencv-python" if "libGL" in str(error) else ""
+            "; apt install libgl1 libglib2.0-0, or opencv-python-headless in place of opencv-python"
+            if "libGL" in str(error)
+            else ""
         )
         typer.echo(f"edgecrack: {Path(error.path).name} cannot be loaded: {error}{wanted}", err=True)
         sys.exit(1)

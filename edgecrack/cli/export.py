@@ -204,7 +204,7 @@ class _Folder:
 
         path = self.path / f"{self.spec.name}{kind}.onnx"
         if _is_of_another_size(path, self.spec):
-            _say(f"warning: {path} takes frames of another size, and is replaced")
+            _say(f"warning: {path} is for another size or batch, and is replaced")
         with atomic_path(path) as file:
             try:
                 write(file)

@@ -136,8 +136,13 @@ class Beginning:
             listen(Event("resumed", name, time.time(), {"first": self.first}))
 
 
-def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], options: SourceOptions) -> dict[str, Any]:
-    """What a run is, without passwords: with the same model on the same sources it gives the same frames the same lines."""
+def record_of(
+    model: Path, detector: CrackDetector, sources: Sequence[str], options: SourceOptions, finds: float | None = None
+) -> dict[str, Any]:
+    """What a run is, without passwords: with the same model on the same sources it gives the same frames the same lines.
+
+    `finds` is the least share of crack where only finds are written: it decides how images are named.
+    """
     from edgecrack.runtime.address import redacted, scheme_of
 
     return {
@@ -149,6 +154,7 @@ def record_of(model: Path, detector: CrackDetector, sources: Sequence[str], opti
         "threshold": detector.threshold,
         "tile": detector.tile,
         "roi": detector.roi,
+        "finds": finds,
         **{name: getattr(options, name) for name in ("flip", "loop", "start", "end", "every")},
     }
 
@@ -187,7 +193,7 @@ def _check_same(log: Path, before: Mapping[str, Any] | None, record: Mapping[str
 
     if before is None:
         raise SpecError(f"{log} has no readable {_RECORD} beside it, which says what it is of; give another --out")
-    for name, value in record.items():
+    for name, value in {**dict.fromkeys(before), **record}.items():
         if before.get(name) != value:
             raise SpecError(
                 f"{log} is of another run: {name} was {_shown(before.get(name))} and is {_shown(value)}; "

@@ -147,7 +147,8 @@ def run(
         )
         if detector.backend.name != "tensorrt":
             cv2.setNumThreads(1)  # the net has the cores, and OpenCV's own threads would wait for them
-        beginning = Beginning.of(out, record_of(model, detector, source, options), resume=resume)
+        finds = outputs.min_crack_share if outputs.only_finds else None
+        beginning = Beginning.of(out, record_of(model, detector, source, options, finds), resume=resume)
         road = beginning.open_source(stack, source, options)
         after = stack.enter_context(ExitStack())  # whoever watches is sent away when the files are whole
         sinks = open_sinks(stack, road, out, outputs, beginning)

@@ -30,9 +30,9 @@ class DurableFile(Closing):
         self._closed = threading.Event()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if anew:
-                self.path.open("wb").close()
-            self._file = self.path.open("ab", buffering=0)  # "wb" would leave a hole after a write that failed
+            # "wb" does not append: after a write that failed, the next one would leave a hole.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if anew else 0)
+            self._file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
             for folder in list(self.path.absolute().parents)[:2]:  # or a power cut could lose their directory entries
                 with suppress(PermissionError):
                     _sync_folder(folder)

@@ -152,7 +152,10 @@ def measure(
                 taken.drive(replace(order, way=way))
             if script:
                 tell(f"round {turn + 1} of {rounds}: the plain script")
-                taken.rates["plain"].append(plain_script_fps(script, source, frames))
+                try:
+                    taken.rates["plain"].append(plain_script_fps(script, source, frames))
+                except EngineError as error:  # what edgecrack measured is kept
+                    script, words = None, f"not run: {error}"
         spec = nets.spec
     first = next(first_frames(source, 1)).image
     rates = {name: median(values) for name, values in taken.rates.items()}

@@ -41,8 +41,10 @@ def plain_script_fps(model: Path, video: str, frames: int) -> float:
             assert script.stdout and script.stderr  # noqa: S101 both are pipes
             done = [perf_counter() for _ in islice(script.stdout, frames)]
             words = [] if len(done) == frames else script.stderr.read().strip().splitlines()
+            failed = len(done) < min(2, frames) and script.wait() != 0
         finally:
             script.kill()  # else leaving the block would wait for the rest of the video
     if len(done) < 2:
-        raise EngineError(f"the plain script failed: {(words or ['it found no second frame'])[-1]}")
+        why = words[-1] if failed and words else "it found no second frame"
+        raise EngineError(f"the plain script failed: {why}")
     return (len(done) - 1) / (done[-1] - done[0])

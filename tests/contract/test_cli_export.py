@@ -126,7 +126,7 @@ def test_a_file_for_another_size_is_not_replaced_unsaid(checkpoint, tmp_path, ca
     told = []
     for size in ("96x64", "64x64", "64x64"):
         assert export(*arguments, "--size", size) == 0
-        told.append("msfnet.onnx takes frames of another size, and is replaced" in capsys.readouterr().err)
+        told.append("msfnet.onnx is for another size or batch, and is replaced" in capsys.readouterr().err)
     assert told == [False, True, False]
 
 

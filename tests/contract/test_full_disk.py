@@ -73,8 +73,10 @@ def test_a_full_disk_stops_the_recording_and_not_the_detecting(run_on_disk, vide
     overlay = tmp_path / "disk" / "overlay.mp4"
     assert f"not written to the end: {overlay}" in stdout
     warning, *_, end = stderr.splitlines()
-    assert warning == f"cannot write {overlay}: No space left on device; going on without it"
-    assert end.startswith(f"edgecrack: cannot write {overlay}: No space left on device")
+    reasons = f"cannot write {overlay}: No space left on device", f"cannot write into {overlay.parent}: "  # a slow run
+    assert warning.startswith(reasons)
+    assert warning.endswith("; going on without it")
+    assert end.startswith(tuple(f"edgecrack: {reason}" for reason in reasons))
     assert "Traceback" not in stderr
     lines = [json.loads(line) for line in log.splitlines()]
     indices = [line["index"] for line in lines if "event" not in line]

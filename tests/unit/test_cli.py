@@ -136,7 +136,7 @@ def test_a_library_that_cannot_be_loaded_is_one_line(exported: Path, frames: Pat
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        "edgecrack: cv2.abi3.so cannot be loaded: libGL.so.1: cannot open shared object file; apt install libgl1"
+        "edgecrack: cv2.abi3.so cannot be loaded: libGL.so.1: cannot open shared object file; apt install libgl1 libglib2.0-0"
     )
     assert "OpenCV                no: libGL.so.1: cannot open" in edgecrack("checks", prefix=BROKEN).stdout
 
