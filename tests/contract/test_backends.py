@@ -254,7 +254,8 @@ def test_the_spec_is_found_behind_weights_of_any_size(tmp_path, name, model, spe
 
 def test_without_its_library_the_extra_is_named(model, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"edgecrack.runtime.backends.{name}", raising=False)
+    for importing in (f"edgecrack.runtime.backends.{name}", "edgecrack.onnx_session"):
+        monkeypatch.delitem(sys.modules, importing, raising=False)
     with pytest.raises(MissingDependency, match=rf"{name} cannot be loaded.*pip install .edgecrack\[cpu\]."):
         open_backend(model, name)
 
