@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,10 +27,11 @@ def terminable() -> Iterator[None]:
     if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    alarm = signal.getsignal(signal.SIGALRM)
+    alarm, deaf_until = signal.getsignal(signal.SIGALRM), 0.0
 
     def raised(number: int, frame: FrameType | None) -> None:
-        _deafen([number])
+        nonlocal deaf_until
+        deaf_until = _deafen([number])
         raise Terminated
 
     signal.signal(signal.SIGTERM, raised)
@@ -37,12 +39,13 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _sleep_until(deaf_until)
         signal.signal(signal.SIGALRM, alarm)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _deafen(numbers: Iterable[int], again: float = 0.0, late: Callable[[], None] = lambda: None) -> None:
-    """Ignore the signals `numbers` for a moment; after it each kills, and `late` is called every `again` seconds.
+def _deafen(numbers: Iterable[int], again: float = 0.0, late: Callable[[], None] = lambda: None) -> float:
+    """Ignore the signals `numbers` until the time that is returned; then each kills, and `late` is called every `again` s.
 
     Left to the system, as a handler would not know when a signal came that was sent during a long call.
     """
@@ -58,6 +61,12 @@ def _deafen(numbers: Iterable[int], again: float = 0.0, late: Callable[[], None]
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, tick)
     signal.setitimer(signal.ITIMER_REAL, _ECHO, again)
+    return time.monotonic() + _ECHO
+
+
+def _sleep_until(moment: float) -> None:
+    """Sleep until a `time.monotonic`, if that is to come: a signal that is heard before would be taken for another."""
+    time.sleep(max(0.0, moment - time.monotonic()))
 
 
 @contextmanager
@@ -71,13 +80,15 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         yield
         return
     caught: list[int] = []
+    deaf_until = 0.0
 
     def late() -> None:
         raise KeyboardInterrupt
 
     def first(number: int, frame: FrameType | None) -> None:
+        nonlocal deaf_until
         caught.append(number)
-        _deafen(before, _GRACE - _ECHO, late)
+        deaf_until = _deafen(before, _GRACE - _ECHO, late)
         stop()
 
     signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
@@ -92,6 +103,7 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
             raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _sleep_until(deaf_until)
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.setitimer(signal.ITIMER_REAL, 0)  # again: a signal may have come in between

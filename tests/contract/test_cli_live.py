@@ -194,14 +194,15 @@ def test_a_camera_that_is_not_there_yet_is_told_on_the_terminal(start, tmp_path)
     assert process.wait(10) == 130
 
 
-def test_a_signal_that_is_sent_twice_is_one(model, tmp_path, camera):
+@pytest.mark.parametrize("later", [0.01, 0.1])  # while the run ends, and when it has ended
+def test_a_signal_that_is_sent_twice_is_one(model, tmp_path, camera, later):
     command = [sys.executable, "-m", "edgecrack", "run", model, "--source", camera.url, "--out", tmp_path / "out"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             log = tmp_path / "out" / "log.jsonl"
             wait_until(lambda: log.is_file() and b'"index"' in log.read_bytes())
             process.send_signal(signal.SIGINT)
-            time.sleep(0.01)
+            time.sleep(later)
             process.send_signal(signal.SIGINT)  # as timeout does, to the process and to its group
             out, _ = process.communicate(timeout=20)
         finally:
