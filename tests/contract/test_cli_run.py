@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,3 +162,14 @@ except KeyboardInterrupt:
     assert 10 < len(lines) < 3000
     with av.open(str(out / "overlay.mp4")) as file:
         assert abs(len(list(file.decode(video=0))) - len(lines)) <= 1
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_run_and_named_as_it_is(model, folder, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/road\xff"
+    shutil.copytree(folder, os.fsdecode(odd))
+    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", odd, "--out", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is UTF-8
+    for options in (["--dry-run"], ["--source", folder]):
+        done = subprocess.run([*command, *options], capture_output=True, env=environment, timeout=300)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        assert odd in done.stdout

@@ -1,20 +1,17 @@
 """Runs that are killed, and gone on with."""
 
 import json
-import os
-import random
-import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 
-import av
 import cv2
 import numpy as np
 import pytest
 import typer
+from resumed import DAMAGED, lines_of, masks_of, overlays_of, pictures_of, write_folder, write_video
 from typer.testing import CliRunner
 
 from edgecrack.cli.outputs import OutputOptions, open_sinks
@@ -24,164 +21,15 @@ from edgecrack.errors import SourceError, SpecError
 from edgecrack.files import TEMPORARY
 from edgecrack.runtime import VideoWriter, open_source
 
-KILLS = 50
-FRAMES = 240
-DAMAGED = 2  # images of the folder
-
-# Loads the libraries once and runs each command line in a child: a process of its own, with nothing shared, soon started.
-FORKER = """
-import json, os, sys
-import av, cv2, onnxruntime, rich.console, typer
-import edgecrack.runtime
-from edgecrack import cli
-from edgecrack.runtime import evidence, log, recording, sinks
-
-while line := sys.stdin.readline():
-    child = os.fork()
-    if child == 0:
-        for number in (1, 2):
-            os.dup2(os.open(os.environ["TOLD"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        try:
-            cli.main(json.loads(line))
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        os._exit(99)
-    print(child, flush=True)
-    sys.stdin.readline()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture
-def started(tmp_path):
-    """`started(*arguments)` starts `edgecrack run ...`; its `kill(after)` or `wait()` give how it ended."""
-    environment = {**os.environ, "TOLD": str(tmp_path / "told.txt")}
-    command = [sys.executable, "-c", FORKER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as forker:
-
-        class Run:
-            def __init__(self, *arguments):
-                forker.stdin.write(json.dumps(["run", *map(str, arguments)]) + "\n")
-                forker.stdin.flush()
-                self.number = int(forker.stdout.readline())
-
-            def kill(self, after):
-                time.sleep(after)
-                os.kill(self.number, signal.SIGKILL)  # one that has ended is there until it is waited for
-                return self.wait()
-
-            def wait(self):
-                forker.stdin.write("wait\n")
-                forker.stdin.flush()
-                return int(forker.stdout.readline())
-
-        yield Run
-        forker.stdin.close()
-
 
 @pytest.fixture
 def video(tmp_path):
-    with VideoWriter(tmp_path / "road.mp4", 25) as writer:
-        for index in range(FRAMES):
-            writer.write(np.full((48, 64, 3), 200 if index % 50 < 25 else 20, np.uint8))
-    return tmp_path / "road.mp4"
+    return write_video(tmp_path)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "photos" / "more").mkdir(parents=True)
-    for index in range(FRAMES // 4):
-        place = tmp_path / "photos" / ("more" if index % 3 == 0 else "") / f"{index // 2:03d}.png"
-        cv2.imwrite(str(place), np.full((48, 64, 3), 2 * index, np.uint8))
-    for name in ("000", "004"):  # of a folder's, its first too: what the log lacks when it goes on
-        (tmp_path / "photos" / f"{name}.png").write_bytes(b"junk")
-    return tmp_path / "photos"
-
-
-def lines_of(out):
-    """The whole lines of the log, without what differs from run to run."""
-    path = out / "log.jsonl"
-    data = path.read_bytes() if path.exists() else b""
-    lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-    return [{name: value for name, value in line.items() if name != "speed"} for line in lines]
-
-
-def masks_of(out):
-    """The masks by name: of what a kill left half-written there is none."""
-    masks = {str(path.relative_to(out)): path for path in out.glob("masks/**/*.png") if not path.name.startswith(".")}
-    return {name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tobytes() for name, path in masks.items()}
-
-
-def frames_in(path):
-    with av.open(str(path)) as file:
-        return sum(1 for _ in file.decode(video=0))
-
-
-def pictures_of(out):
-    """The names of the overlays, for videos without the numbers of their segments."""
-    videos = {re.sub(r"(-\d+)?\.mp4", "", path.name) for path in out.glob("*.mp4")}
-    return videos | {str(path.relative_to(out)) for path in out.glob("overlay/**/*.jpg")}
-
-
-def overlays_of(out):
-    """How many frames each overlay has; one that a kill left without any counts for nothing."""
-    return [frames_in(path) for path in out.glob("overlay*.mp4") if b"moof" in path.read_bytes()[:4096]]
-
-
-def test_a_run_that_is_killed_fifty_times_ends_as_one_that_was_not(started, model, video, folder, tmp_path):
-    rng = random.Random(7)
-    other = tmp_path / "other.mp4"
-    common = [model, "--backend", "onnxruntime", "--masks", "--segment", 5]
-    sources = {
-        "video": ["--source", video],
-        "every third": ["--source", video, "--every", 3, "--start", 1],
-        "pattern": ["--source", folder / "**" / "*.png"],
-        "two": ["--source", video, "--source", other, "--every", 2],
-        "three": ["--source", video, "--source", other, "--source", folder, "--every", 4],
-        "finds": ["--source", video, "--save-when", "cracks"],
-    }
-    other.write_bytes(video.read_bytes())
-    undisturbed = {}
-    longest = 0.0
-    for name, source in sources.items():
-        begun = time.monotonic()
-        assert started(*common, *source, "--out", tmp_path / name).wait() == 0, (tmp_path / "told.txt").read_text()
-        longest = max(longest, time.monotonic() - begun)
-        undisturbed[name] = lines_of(tmp_path / name), masks_of(tmp_path / name)
-        assert len(undisturbed[name][0]) >= 45
-    kills = chains = midway = 0
-    reach = longest / 4
-    while kills < KILLS or chains < len(sources):
-        name = list(sources)[chains % len(sources)]
-        out = tmp_path / f"{name} {chains}"
-        command = [*common, *sources[name], "--out", out, "--resume"]
-        of_chain, ended = 0, None
-        while kills < KILLS and ended != 0:
-            before = len(lines_of(out))
-            ended = started(*command).kill(rng.uniform(0, reach))
-            assert ended in (-signal.SIGKILL, 0), (tmp_path / "told.txt").read_text()
-            kills, of_chain = kills + bool(ended), of_chain + bool(ended)
-            lines = lines_of(out)
-            # However fast the machine is by now, most kills are to hit neither the start nor what has ended.
-            reach = min(longest, reach * 1.2) if len(lines) == before else reach / 1.2
-            assert lines == undisturbed[name][0][: len(lines)]
-            midway += 0 < len(lines) < len(undisturbed[name][0])
-            overlays_of(out)  # fails where one cannot be read
-            assert all(frames_in(path) for path in out.glob("evidence/*.mp4") if path.stat().st_size)
-        assert started(*command).wait() == 0, (tmp_path / "told.txt").read_text()
-        lines, masks = undisturbed[name]
-        assert lines_of(out) == lines
-        assert masks_of(out) == masks
-        assert not list(out.rglob(".*"))
-        assert pictures_of(out) == pictures_of(tmp_path / name)
-        # A kill may lose the one frame that the encoder has, or have the frame at hand come again.
-        assert abs(sum(overlays_of(out)) - sum(overlays_of(tmp_path / name))) <= of_chain
-        chains += 1
-    assert midway >= KILLS // 5  # the others hit a process that began or ended
-    assert "Traceback" not in (tmp_path / "told.txt").read_text()
+    return write_folder(tmp_path)
 
 
 @pytest.fixture

@@ -324,17 +324,6 @@ def test_a_link_to_itself_is_one_line(tmp_path, folder):
         open_source([str(tmp_path / "loop"), str(folder)])
 
 
-def test_a_folder_whose_name_is_not_utf_8_is_run_and_named_as_it_is(model, folder, tmp_path):
-    odd = os.fsencode(tmp_path) + b"/road\xff"
-    shutil.copytree(folder, os.fsdecode(odd))
-    command = [sys.executable, "-m", "edgecrack", "run", model, "--source", odd, "--out", tmp_path / "out"]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is UTF-8
-    for options in (["--dry-run"], ["--source", folder]):
-        done = subprocess.run([*command, *options], capture_output=True, env=environment, timeout=300)
-        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
-        assert odd in done.stdout
-
-
 def test_a_video_is_held_open_while_it_is_its_turn_only(video, tmp_path):
     files = [tmp_path / f"{number}.avi" for number in range(4)]
     for file in files:

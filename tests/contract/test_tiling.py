@@ -13,19 +13,18 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from recorder import NET, Recorder
 from scripted import END, Scripted, dropped, live, picture
 from typer.testing import CliRunner
 from waiting import wait_until
 
 from edgecrack.cli.evaluate import evaluate
 from edgecrack.cli.run import run
-from edgecrack.errors import EngineError, FrameError, SourceError, SpecError
+from edgecrack.errors import FrameError, SourceError, SpecError
 from edgecrack.runtime import Account, Camera, CrackDetector, LiveSource, SourceOptions, VideoWriter
 from edgecrack.runtime.backends import BACKENDS
 from edgecrack.runtime.tiling import Tiling
-from edgecrack.spec import FrameSpec, ModelSpec
-
-NET = FrameSpec(48, 64)
+from edgecrack.spec import ModelSpec
 
 
 def grey_noise(height, width, seed=0):
@@ -38,36 +37,6 @@ def batched(request, tmp_path_factory, write_model):
     """The path of the brightness model for that many frames of 64x48 a call."""
     path = tmp_path_factory.mktemp("batched") / "mean.onnx"
     return write_model(path, ModelSpec("scnet", frame=NET, batch=request.param, threshold=0.4))
-
-
-class Recorder:
-    """A backend that answers with the blue channel and counts its calls in flight."""
-
-    name = "recorder"
-
-    def __init__(self, batch=1, depth=2, pixels="bgr"):
-        self.spec = ModelSpec("scnet", frame=NET, batch=batch, pixels=pixels)
-        self.depth = depth
-        self.calls, self.waiting, self.most = [], deque(), 0
-
-    def submit(self, frames):
-        assert frames.shape == self.spec.input_shape
-        assert frames.flags.c_contiguous
-        self.calls.append(frames)
-        self.waiting.append(frames[..., 0].copy())
-        self.most = max(self.most, len(self.waiting))
-        assert self.most <= self.depth
-
-    def collect(self):
-        if not self.waiting:
-            raise EngineError("nothing is in flight")
-        return self.waiting.popleft()
-
-    def clone(self):
-        return Recorder(self.spec.batch, self.depth, self.spec.pixels)
-
-    def close(self):
-        pass
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,5 +1,4 @@
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -325,20 +324,6 @@ def test_a_line_of_a_camera_has_its_time_in_utc_and_its_age(tmp_path, monkeypatc
     assert third == {"event": "summary", "captured": 9, "processed": 6, "dropped": {"newer": 2}, "failed": 1}
 
 
-def test_what_is_written_after_a_failure_leaves_no_hole(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with DurableFile(tmp_path / "clip.mp4", anew=True) as file:
-        file.write(b"first")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))  # as on a full disk a part of it is taken
-        try:
-            with pytest.raises(SourceError):
-                file.write(b"second")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        file.write(b"third")
-    assert (tmp_path / "clip.mp4").read_bytes() == b"firstthird"
-
-
 def test_a_sink_that_fails_for_two_threads_is_left_out_once(tmp_path, caplog):
     class Log(JsonLines):
         def write(self, frame, detection):
@@ -362,26 +347,6 @@ def test_a_quality_that_cannot_be_leaves_the_video_that_is_there(tmp_path):
     with pytest.raises(SpecError, match="quality"):
         VideoWriter(tmp_path / "road.mp4", 30, quality=99)
     assert (tmp_path / "road.mp4").read_bytes() == b"a video"
-
-
-def test_an_interrupt_while_a_line_is_written_leaves_no_part_of_it(tmp_path, monkeypatch):
-    with DurableFile(tmp_path / "log.jsonl") as file:
-        file.write(b"first\n")
-        real = file._file
-
-        class Interrupted:
-            def write(self, data):
-                real.write(data[:3])
-                raise KeyboardInterrupt
-
-            truncate, closed = real.truncate, False
-
-        monkeypatch.setattr(file, "_file", Interrupted())
-        with pytest.raises(KeyboardInterrupt):
-            file.write(b"second\n")
-        monkeypatch.undo()
-        file.write(b"third\n")
-    assert (tmp_path / "log.jsonl").read_text() == "first\nthird\n"
 
 
 def test_an_encoder_that_fails_ends_the_video_and_nothing_else(tmp_path):
